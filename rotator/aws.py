@@ -1,0 +1,130 @@
+"""What every AWS adapter shares: clients with bounded patience, and boto3's errors as ours.
+
+boto3 is imported on first use: importing it costs 0.2-0.4 s, and ``--help`` or file stores never need it.
+"""
+
+from __future__ import annotations
+
+import functools
+from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from rotator.errors import AccessDenied, ConfigurationError, Conflict, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
+
+_DENIED = frozenset({"AccessDenied", "AccessDeniedException", "Forbidden", "403", "UnauthorizedOperation"})
+_CREDENTIALS = frozenset(
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+        "IncompleteSignature",
+        "RequestExpired",
+    }
+)
+_THROTTLED = frozenset(
+    {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded"}
+)
+
+
+@functools.cache
+def _session() -> Any:
+    import boto3
+
+    return boto3.session.Session()
+
+
+@functools.cache
+def client(service: str, region: str | None = None, endpoint: str | None = None, *, path_style: bool = False) -> Any:
+    """The one client of ``service``: connect 3 s, read 10 s, 3 attempts; built once per process.
+
+    Raises:
+        ConfigurationError: no region is configured.
+    """
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError
+
+    config = Config(
+        connect_timeout=3,
+        read_timeout=10,
+        retries={"mode": "standard", "total_max_attempts": 3},
+        s3={"addressing_style": "path"} if path_style else None,
+        user_agent_extra="rotator",
+    )
+    try:
+        return _session().client(service, region_name=region, endpoint_url=endpoint, config=config)
+    except (BotoCoreError, ValueError) as exc:
+        raise ConfigurationError(
+            f"Cannot build a client for AWS {service}: {exc}. Set the region and credentials (AWS_REGION, a profile or a role)."
+        ) from exc
+
+
+@contextmanager
+def translated(action: str, resource: str, conflicts: frozenset[str] = frozenset()) -> Iterator[None]:
+    """Raise what boto3 raises inside as ours, naming ``action`` (as in IAM) and ``resource``.
+
+    ``conflicts`` are the error codes (or HTTP statuses, as text) that mean a lost compare-and-swap here.
+
+    Raises:
+        AccessDenied: the permission is missing.
+        ConfigurationError: credentials are missing, wrong or expired, or a bucket does not exist.
+        Conflict: one of ``conflicts``.
+        StoreError: anything else; the effect may have been applied.
+    """
+    from botocore.exceptions import (
+        BotoCoreError,
+        ClientError,
+        NoCredentialsError,
+        PartialCredentialsError,
+        TokenRetrievalError,
+    )
+
+    try:
+        yield
+    except ClientError as exc:
+        code = str(exc.response.get("Error", {}).get("Code", ""))
+        status = str(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
+        if code in conflicts or (status in conflicts and code not in {"NoSuchBucket"}):
+            raise Conflict(f"{action} on {resource}: somebody else changed it first ({code}).") from exc
+        if code in _DENIED:
+            raise AccessDenied(
+                f"{action} on {resource} is denied: grant {action} to this role (deploy/iam has the policies)."
+            ) from exc
+        if code in _CREDENTIALS:
+            raise ConfigurationError(
+                f"{action} on {resource}: AWS does not accept the credentials ({code}). Renew them."
+            ) from exc
+        if code == "NoSuchBucket":
+            raise ConfigurationError(
+                f"{action} on {resource}: the bucket does not exist. Create it, or mend the URI in [stores]."
+            ) from exc
+        throttled = " AWS is throttling; the next tick tries again." if code in _THROTTLED else ""
+        raise StoreError(f"{action} on {resource} failed: {code or status}.{throttled}") from exc
+    except (NoCredentialsError, PartialCredentialsError, TokenRetrievalError) as exc:
+        raise ConfigurationError(
+            f"{action} on {resource}: no usable AWS credentials. Configure a role, a profile or AWS_ACCESS_KEY_ID."
+        ) from exc
+    except BotoCoreError as exc:
+        raise StoreError(f"{action} on {resource} got no answer: {type(exc).__name__}.") from exc
+
+
+def code_of(exc: BaseException) -> str:
+    """The AWS error code of a botocore ``ClientError``; empty for anything else."""
+    response = getattr(exc, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def date_of(response: Mapping[str, Any]) -> datetime | None:
+    """The ``Date`` header of an AWS answer: the store's own clock, to the second."""
+    value = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    try:
+        return parsedate_to_datetime(value) if value else None
+    except ValueError:
+        return None

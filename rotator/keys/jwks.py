@@ -1,0 +1,133 @@
+"""Public keys as JWK, and sets of them as canonical JWKS bytes (RFC 7517).
+
+>>> parse(serialize([{"kty": "OKP", "crv": "Ed25519", "x": "AA", "kid": "k"}], revision=3)).revision
+3
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from rotator.errors import ConfigurationError
+from rotator.keys.algorithms import ALGORITHMS, PRIVATE_MEMBERS, Algorithm
+from rotator.keys.material import b64u, b64u_int
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+Jwk = dict[str, Any]
+KidFormat = Literal["thumbprint", "spki-sha256"]
+
+#: Member of the set that makes no two published documents share one ETag; readers ignore it (RFC 7517 section 5).
+REVISION_MEMBER = "rotator_revision"
+
+#: A public document larger than this is not ours and is not parsed (AWS ALB reads 150 KB).
+MAX_BYTES = 1_000_000
+
+
+def kid_of(spki: bytes, algorithm: Algorithm, kid_format: KidFormat) -> str:
+    """The key ID that follows from the key itself: RFC 7638 thumbprint, or SHA-256 of the SPKI (Kubernetes)."""
+    if kid_format == "spki-sha256":
+        return b64u(hashlib.sha256(spki).digest())
+    return thumbprint(public_members(spki, algorithm))
+
+
+def thumbprint(jwk: Mapping[str, Any]) -> str:
+    """The JWK SHA-256 thumbprint, base64url (RFC 7638 section 3)."""
+    row = next(row for row in ALGORITHMS.values() if row.kty == jwk["kty"])
+    canonical = json.dumps({name: jwk[name] for name in row.public_members}, separators=(",", ":"))
+    return b64u(hashlib.sha256(canonical.encode("ascii")).digest())
+
+
+def public_jwk(spki: bytes, algorithm: Algorithm, kid_format: KidFormat = "thumbprint") -> Jwk:
+    """The public JWK of the key in DER ``spki``, with kid, alg and use.
+
+    Raises:
+        ConfigurationError: the key is not one that ``algorithm`` signs with.
+    """
+    members = public_members(spki, algorithm)
+    return {
+        "kty": members.pop("kty"),
+        "kid": kid_of(spki, algorithm, kid_format),
+        "alg": algorithm.alg,
+        "use": "sig",
+        **members,
+    }
+
+
+def public_members(spki: bytes, algorithm: Algorithm) -> Jwk:
+    """The members that make the key (RFC 7518 section 6, RFC 8037 section 2), in thumbprint order."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+    public = serialization.load_der_public_key(spki)
+    if isinstance(public, rsa.RSAPublicKey) and algorithm.kty == "RSA":
+        numbers = public.public_numbers()
+        return {"e": b64u_int(numbers.e), "kty": "RSA", "n": b64u_int(numbers.n)}
+    if isinstance(public, ec.EllipticCurvePublicKey) and algorithm.kty == "EC":
+        size = algorithm.coordinate_bytes or 0
+        if (public.key_size + 7) // 8 == size:
+            point = public.public_numbers()
+            return {
+                "crv": algorithm.crv,
+                "kty": "EC",
+                "x": b64u_int(point.x, size),
+                "y": b64u_int(point.y, size),
+            }
+    if isinstance(public, ed25519.Ed25519PublicKey) and algorithm.kty == "OKP":
+        return {"crv": "Ed25519", "kty": "OKP", "x": b64u(public.public_bytes_raw())}
+    raise ConfigurationError(f"A {type(public).__name__} does not fit {algorithm.alg}.")
+
+
+@dataclass(frozen=True, slots=True)
+class PublicSet:
+    """A parsed public document: its keys as they stand there, and the ledger revision it was made from."""
+
+    keys: tuple[Jwk, ...]
+    revision: int | None
+
+    def kids(self) -> set[str]:
+        """The kids in the set; keys without one are left out."""
+        return {key["kid"] for key in self.keys if isinstance(key.get("kid"), str)}
+
+    def key(self, kid: str) -> Jwk | None:
+        """The first key named ``kid``."""
+        return next((key for key in self.keys if key.get("kid") == kid), None)
+
+
+def serialize(keys: Iterable[Mapping[str, Any]], revision: int) -> bytes:
+    """The bytes of a public document: the same keys and revision always give the same bytes."""
+    body = {"keys": list(keys), REVISION_MEMBER: revision}
+    return (json.dumps(body, indent=1, ensure_ascii=True) + "\n").encode("ascii")
+
+
+def parse(body: bytes) -> PublicSet | None:
+    """The set in ``body``, or ``None`` where that is no JWKS at all. Keys that are not objects are dropped."""
+    if len(body) > MAX_BYTES:
+        return None
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
+        return None
+    revision = document.get(REVISION_MEMBER)
+    return PublicSet(
+        tuple(key for key in document["keys"] if isinstance(key, dict)),
+        revision if type(revision) is int else None,
+    )
+
+
+def is_private(jwk: Mapping[str, Any]) -> bool:
+    """Whether ``jwk`` holds a private or symmetric member."""
+    return jwk.get("kty") == "oct" or not PRIVATE_MEMBERS.isdisjoint(jwk)
+
+
+def without_private(jwk: Mapping[str, Any]) -> Jwk | None:
+    """``jwk`` without its private members; ``None`` where nothing public is left (``kty: oct``)."""
+    if jwk.get("kty") == "oct":
+        return None
+    return {name: value for name, value in jwk.items() if name not in PRIVATE_MEMBERS}

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import emulators
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _environment() -> Iterator[None]:
+    """The suite never meets the person's own AWS account or rotator configuration."""
+    before = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith(("AWS_", "ROTATOR_"))]:
+        del os.environ[name]
+    os.environ.update(emulators.CREDENTIALS)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def moto_url() -> Iterator[str]:
+    with emulators.moto() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def ministack_url() -> Iterator[str]:
+    with emulators.ministack() as url:
+        yield url
