@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rotator.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
     from rotator.keys.algorithms import Algorithm
@@ -42,7 +43,7 @@ def generate(algorithm: Algorithm, rsa_bits: int) -> PrivateKeyTypes:
     if algorithm.kty == "RSA":
         return rsa.generate_private_key(_RSA_EXPONENT, rsa_bits)
     if algorithm.kty == "EC":
-        return ec.generate_private_key(_curve(algorithm))
+        return ec.generate_private_key(_curve(algorithm.crv))
     return ed25519.Ed25519PrivateKey.generate()
 
 
@@ -127,8 +128,7 @@ def load_private_jwk(jwk: dict[str, Any]) -> PrivateKeyTypes:
                 unsafe_skip_rsa_key_validation=True
             )
         if jwk["kty"] == "EC":
-            curve = {"P-256": ec.SECP256R1, "P-384": ec.SECP384R1, "P-521": ec.SECP521R1}[jwk["crv"]]()
-            return ec.derive_private_key(int.from_bytes(unb64u(jwk["d"]), "big"), curve)
+            return ec.derive_private_key(_number(jwk, "d"), _curve(jwk["crv"]))
         if jwk["kty"] == "OKP" and jwk["crv"] == "Ed25519":
             return ed25519.Ed25519PrivateKey.from_private_bytes(unb64u(jwk["d"]))
     except (KeyError, TypeError, ValueError):
@@ -160,7 +160,7 @@ def verify(jwk: dict[str, Any], algorithm: Algorithm, message: bytes, signature:
             numbers = rsa.RSAPublicNumbers(_number(jwk, "e"), _number(jwk, "n"))
             numbers.public_key().verify(signature, message, _rsa_padding(algorithm), _hash(algorithm))
         elif algorithm.kty == "EC":
-            point = ec.EllipticCurvePublicNumbers(_number(jwk, "x"), _number(jwk, "y"), _curve(algorithm))
+            point = ec.EllipticCurvePublicNumbers(_number(jwk, "x"), _number(jwk, "y"), _curve(algorithm.crv))
             size = algorithm.coordinate_bytes or 0
             if len(signature) != 2 * size:
                 return False
@@ -192,10 +192,15 @@ def _hash(algorithm: Algorithm) -> Any:
     return getattr(hashes, algorithm.hash or "")()
 
 
-def _curve(algorithm: Algorithm) -> Any:
+def _curve(crv: str | None) -> ec.EllipticCurve:
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    return {"P-256": ec.SECP256R1, "P-384": ec.SECP384R1, "P-521": ec.SECP521R1}[algorithm.crv or ""]()
+    curves: dict[str | None, ec.EllipticCurve] = {
+        "P-256": ec.SECP256R1(),
+        "P-384": ec.SECP384R1(),
+        "P-521": ec.SECP521R1(),
+    }
+    return curves[crv]
 
 
 def _rsa_padding(algorithm: Algorithm) -> Any:
