@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
+from rotator.keys.plan import Traits as Traits  # noqa: PLC0414, TC001 - a word of this port, needed at run time by the stores
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
@@ -137,16 +139,6 @@ class Stray:
     id: str
     attempt: str
     created_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Traits:
-    """What a key store can and cannot do; ``plan`` depends on it."""
-
-    attempt_pause: timedelta = timedelta(0)
-    """How long after a recorded attempt of somebody else another may be made; 0: ``create`` is idempotent."""
-    leaves_strays: bool = False
-    """A crash in ``create`` can leave keys that no ledger knows: ``strays`` must be looked through."""
 
 
 class KeyStore(Protocol):

@@ -1,0 +1,140 @@
+"""What stands in a public document, and what must never be written into one.
+
+A public document is a projection of the ledger: every key that is created and neither withdrawn nor revoked, the
+signing keys first. Keys that somebody else put there stand beside ours until the operator says drop.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rotator.errors import Refused
+from rotator.keys.jwks import Jwk, PublicSet, is_private, thumbprint, without_private
+from rotator.keys.keyring import Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rotator.keys.keyring import Key, Keyring
+    from rotator.keys.policy import KeySet, PublicDocument
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A public document as last observed at its origin."""
+
+    exists: bool = False
+    jwks: PublicSet | None = None
+    """``None``: nothing there, or something that is no JWKS."""
+    cache_control: str | None = None
+    content_type: str | None = None
+
+    def kids(self) -> set[str]:
+        """The kids seen."""
+        return self.jwks.kids() if self.jwks else set()
+
+
+def ours(ring: Keyring, document: PublicDocument) -> list[Jwk]:
+    """Our keys in ``document``: the signing ones first, then by age; the order is stable."""
+    shown = [key for key in ring.keys if key.public and document.shows(key.alg)]
+    shown.sort(key=lambda key: (key.stage is not Stage.CURRENT, key.intended_at, key.id))
+    return [key.jwk for key in shown if key.jwk]
+
+
+def foreign(ring: Keyring, seen: Seen) -> list[Jwk]:
+    """Keys in the document that the ledger does not know, without private members; kept until dropped."""
+    if seen.jwks is None:
+        return []
+    known = {key.kid for key in ring.keys if key.kid} | ring.spent_kids()
+    strangers = (key for key in seen.jwks.keys if key.get("kid") not in known)
+    return [public for key in strangers if (public := without_private(key)) is not None]
+
+
+def project(ring: Keyring, document: PublicDocument, seen: Seen) -> list[Jwk]:
+    """The keys that ``document`` has to hold."""
+    return ours(ring, document) + foreign(ring, seen)
+
+
+def difference(ring: Keyring, document: PublicDocument, seen: Seen) -> str | None:
+    """Why ``document`` must be written, in words; ``None``: it is as it must be.
+
+    Another order alone is no reason: a promotion then costs no write of its own.
+    """
+    wanted = project(ring, document, seen)
+    if not seen.exists:
+        return "it is missing"
+    if seen.jwks is None:
+        return "what stands there is not a JWKS"
+    facts = ring.documents.get(document.name)
+    if seen.jwks.keys != tuple(wanted) and _bag(seen.jwks.keys) != _bag(wanted):
+        return _changes(seen.jwks, wanted)
+    if facts and (seen.cache_control, seen.content_type) != (facts.cache_control, facts.content_type):
+        return f"it is served with Cache-Control {seen.cache_control!r}, the policy says {facts.cache_control!r}"
+    return None
+
+
+def guard(ring: Keyring, keyset: KeySet, document: PublicDocument, keys: Sequence[Jwk], seen: Seen) -> None:
+    """Pass only a set that no verifier can be hurt by; the last look before every write.
+
+    A revoke is blocked by no guard but the one against private members.
+
+    Raises:
+        Refused: an invariant would break; nothing was written.
+    """
+    fault = next(_faults(ring, keyset, document, keys, seen), None)
+    if fault:
+        raise Refused(
+            f"Key set {keyset.name}: refused to write {document.path}: {fault}. Nothing was written;"
+            " run 'rotator plan' and compare the ledger with the document."
+        )
+
+
+def _faults(ring: Keyring, keyset: KeySet, document: PublicDocument, keys: Sequence[Jwk], seen: Seen) -> Iterator[str]:
+    shown = [key for key in ring.keys if document.shows(key.alg)]
+    kids = [key["kid"] for key in keys if "kid" in key]
+    if any(is_private(key) for key in keys):
+        yield "it would hold a private or symmetric key"
+    if len(set(kids)) < len(kids):
+        yield "two keys would have one kid"
+    if len(keys) > keyset.policy.max_keys and len(keys) > (len(seen.jwks.keys) if seen.jwks else 0):
+        yield f"it would hold {len(keys)} keys; max_keys is {keyset.policy.max_keys}"
+    for key in shown:
+        if key.public and key.kid not in kids:
+            yield f"key {key.kid} ({key.stage}) would be missing"
+    if not keys and not any(key.revoked_at for key in shown):
+        yield "it would be empty"
+    if seen.jwks:
+        yield from _swap_faults(shown, kids, seen.jwks)
+
+
+def _swap_faults(shown: Sequence[Key], kids: Sequence[str], seen: PublicSet) -> Iterator[str]:
+    for key in shown:
+        before = seen.key(key.kid or "")
+        if before and key.public and key.jwk and before != key.jwk and _is_named(before) and not _is_named(key.jwk):
+            yield f"key {key.kid} would get other members than its kid was made from"
+    left = [key for key in shown if key.kid in seen.kids()]
+    if left and seen.kids().isdisjoint(kids) and not any(key.revoked_at for key in left):
+        yield "it would share no key with the one it replaces (a hard swap)"
+
+
+def _is_named(jwk: Jwk) -> bool:
+    try:
+        return thumbprint(jwk) == jwk.get("kid")
+    except (KeyError, TypeError, StopIteration):
+        return False
+
+
+def _bag(keys: Sequence[Jwk]) -> list[str]:
+    return sorted(json.dumps(key, sort_keys=True) for key in keys)
+
+
+def _changes(seen: PublicSet, wanted: Sequence[Jwk]) -> str:
+    before, after = seen.kids(), {key["kid"] for key in wanted if "kid" in key}
+    words = []
+    if after - before:
+        words.append(f"it lacks {', '.join(sorted(after - before))}")
+    if before - after:
+        words.append(f"it still shows {', '.join(sorted(before - after))}")
+    return " and ".join(words) or "a key in it has other members than the ledger's"
