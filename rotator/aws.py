@@ -6,7 +6,10 @@ boto3 is imported on first use: importing it costs 0.2-0.4 s, and ``--help`` or 
 from __future__ import annotations
 
 import functools
+import logging
+import threading
 from contextlib import contextmanager
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
@@ -26,24 +29,40 @@ _CREDENTIALS = frozenset(
         "SignatureDoesNotMatch",
         "UnrecognizedClientException",
         "IncompleteSignature",
+        "InvalidToken",
         "RequestExpired",
+        "RequestTimeTooSkewed",
     }
 )
 _THROTTLED = frozenset(
-    {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded"}
+    {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded", "429", "503"}
 )
+_NOT_OFFERED = frozenset({"NotImplemented", "MethodNotAllowed"})
+
+#: boto3 builds clients from state that threads must not share while it is filled.
+_building = threading.Lock()
 
 
 @functools.cache
 def _session() -> Any:
     import boto3
 
+    # At DEBUG botocore writes whole requests and answers to the log, private keys among them.
+    log = logging.getLogger("botocore")
+    log.setLevel(max(log.level, logging.WARNING))
     return boto3.session.Session()
 
 
 @functools.cache
-def client(service: str, region: str | None = None, endpoint: str | None = None, *, path_style: bool = False) -> Any:
-    """The one client of ``service``: connect 3 s, read 10 s, 3 attempts; built once per process.
+def client(
+    service: str,
+    region: str | None = None,
+    endpoint: str | None = None,
+    *,
+    path_style: bool = False,
+    attempts: int = 3,
+) -> Any:
+    """The one client of ``service``: connect 3 s, read 10 s, ``attempts`` attempts; built once per process.
 
     Raises:
         ConfigurationError: no region is configured.
@@ -54,27 +73,33 @@ def client(service: str, region: str | None = None, endpoint: str | None = None,
     config = Config(
         connect_timeout=3,
         read_timeout=10,
-        retries={"mode": "standard", "total_max_attempts": 3},
+        retries={"mode": "standard", "total_max_attempts": attempts},
         s3={"addressing_style": "path"} if path_style else None,
         user_agent_extra="rotator",
     )
     try:
-        return _session().client(service, region_name=region, endpoint_url=endpoint, config=config)
+        with _building:
+            return _session().client(service, region_name=region, endpoint_url=endpoint, config=config)
     except (BotoCoreError, ValueError) as exc:
         raise ConfigurationError(
-            f"Cannot build a client for AWS {service}: {exc}. Set the region and credentials (AWS_REGION, a profile or a role)."
+            f"Cannot build a client for AWS {service}: {exc}. "
+            "Set the region and credentials (AWS_REGION, a profile or a role)."
         ) from exc
 
 
 @contextmanager
-def translated(action: str, resource: str, conflicts: frozenset[str] = frozenset()) -> Iterator[None]:
+def translated(
+    action: str, resource: str, conflicts: frozenset[str] = frozenset(), *, denied: str = ""
+) -> Iterator[None]:
     """Raise what boto3 raises inside as ours, naming ``action`` (as in IAM) and ``resource``.
 
-    ``conflicts`` are the error codes (or HTTP statuses, as text) that mean a lost compare-and-swap here.
+    ``conflicts`` are the error codes (or HTTP statuses, as text) that mean a lost compare-and-swap here;
+    ``denied`` is a sentence that belongs to a missing permission here.
 
     Raises:
         AccessDenied: the permission is missing.
-        ConfigurationError: credentials are missing, wrong or expired, or a bucket does not exist.
+        ConfigurationError: credentials are missing, wrong or expired, a bucket does not exist, the service does not
+            offer the call, or a name in the configuration is not one that AWS allows.
         Conflict: one of ``conflicts``.
         StoreError: anything else; the effect may have been applied.
     """
@@ -82,37 +107,59 @@ def translated(action: str, resource: str, conflicts: frozenset[str] = frozenset
         BotoCoreError,
         ClientError,
         NoCredentialsError,
+        ParamValidationError,
         PartialCredentialsError,
+        SSOError,
         TokenRetrievalError,
     )
 
     try:
         yield
     except ClientError as exc:
-        code = str(exc.response.get("Error", {}).get("Code", ""))
+        code = code_of(exc)
         status = str(exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
-        if code in conflicts or (status in conflicts and code not in {"NoSuchBucket"}):
+        if code in conflicts or (status in conflicts and code != "NoSuchBucket"):
             raise Conflict(f"{action} on {resource}: somebody else changed it first ({code}).") from exc
         if code in _DENIED:
+            said = str(exc.response.get("Error", {}).get("Message", ""))
+            kms = " The KMS key behind it refuses: grant its use, too." if _blames_kms(action, said) else ""
             raise AccessDenied(
                 f"{action} on {resource} is denied: grant {action} to this role (deploy/iam has the policies)."
+                f"{kms}{denied and ' '}{denied}"
             ) from exc
         if code in _CREDENTIALS:
             raise ConfigurationError(
-                f"{action} on {resource}: AWS does not accept the credentials ({code}). Renew them."
+                f"{action} on {resource}: AWS does not accept the credentials ({code}). "
+                "Renew them, and see that this machine's clock is right."
             ) from exc
+        if code in _NOT_OFFERED:
+            raise ConfigurationError(f"{action} on {resource}: this service does not offer the call ({code}).") from exc
         if code == "NoSuchBucket":
             raise ConfigurationError(
                 f"{action} on {resource}: the bucket does not exist. Create it, or mend the URI in [stores]."
             ) from exc
-        throttled = " AWS is throttling; the next tick tries again." if code in _THROTTLED else ""
+        throttled = " AWS is throttling; the next tick tries again." if {code, status} & _THROTTLED else ""
         raise StoreError(f"{action} on {resource} failed: {code or status}.{throttled}") from exc
-    except (NoCredentialsError, PartialCredentialsError, TokenRetrievalError) as exc:
+    except (
+        NoCredentialsError,
+        PartialCredentialsError,
+        SSOError,
+        TokenRetrievalError,
+    ) as exc:
         raise ConfigurationError(
             f"{action} on {resource}: no usable AWS credentials. Configure a role, a profile or AWS_ACCESS_KEY_ID."
         ) from exc
+    except ParamValidationError:
+        # It quotes the parameters, and one of them may be a private key.
+        raise ConfigurationError(
+            f"{action} on {resource}: boto3 does not accept a name or value for it. Mend the configuration."
+        ) from None
     except BotoCoreError as exc:
         raise StoreError(f"{action} on {resource} got no answer: {type(exc).__name__}.") from exc
+
+
+def _blames_kms(action: str, said: str) -> bool:
+    return "kms" in said.lower() and not action.startswith("kms:")
 
 
 def code_of(exc: BaseException) -> str:
@@ -122,9 +169,11 @@ def code_of(exc: BaseException) -> str:
 
 
 def date_of(response: Mapping[str, Any]) -> datetime | None:
-    """The ``Date`` header of an AWS answer: the store's own clock, to the second."""
+    """The ``Date`` header of an AWS answer: the store's own clock in UTC, to the second."""
     value = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
     try:
-        return parsedate_to_datetime(value) if value else None
+        date = parsedate_to_datetime(value) if value else None
     except ValueError:
         return None
+    # RFC 5322 has a zone that means "unknown"; HTTP dates are UTC by definition (RFC 9110 section 5.6.7).
+    return date and (date.replace(tzinfo=UTC) if date.tzinfo is None else date.astimezone(UTC))

@@ -738,8 +738,10 @@ class Engine:
         handles = {key.handle for key in world.ring.keys}
         unmade = {key.id for key in world.ring.keys if key.handle is None}
         for stray in self._keys.strays(self.keyset.name):
-            # A younger key may belong to an attempt under way; one of an unmade intent may yet be adopted by it.
-            if stray.handle in handles or stray.id in unmade or now - stray.created_at < planning.STRAY_AGE:
+            # Another ledger's keys are not ours to judge. A young key may belong to an attempt under way, and one of an
+            # unmade intent may yet be adopted by it.
+            young = now - stray.created_at < planning.STRAY_AGE
+            if stray.ledger_id != world.ring.ledger_id or stray.handle in handles or stray.id in unmade or young:
                 continue
             self._keys.discard(stray)
             self._warn("sweep", f"{stray.handle} is known to no ledger: disabled and scheduled for deletion")

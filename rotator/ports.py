@@ -136,6 +136,7 @@ class Stray:
     """A key in the store that carries our tags: enough to tell whether any ledger knows it."""
 
     handle: str
+    ledger_id: str
     id: str
     attempt: str
     created_at: datetime

@@ -114,9 +114,17 @@ def _swap_faults(shown: Sequence[Key], kids: Sequence[str], seen: PublicSet) -> 
         before = seen.key(key.kid or "")
         if before and key.public and key.jwk and before != key.jwk and _is_named(before) and not _is_named(key.jwk):
             yield f"key {key.kid} would get other members than its kid was made from"
-    left = [key for key in shown if key.kid in seen.kids()]
-    if left and seen.kids().isdisjoint(kids) and not any(key.revoked_at for key in left):
-        yield "it would share no key with the one it replaces (a hard swap)"
+    for key in shown:
+        if (
+            key.kid in seen.kids()
+            and key.kid not in kids
+            and key.activated_at
+            and not (key.superseded_at or key.revoked_at)
+        ):
+            yield f"key {key.kid} would leave while it signs"
+    unknown = [key for key in shown if key.stage is Stage.CURRENT and not key.published and not key.forced]
+    if unknown and seen.kids().isdisjoint(kids):
+        yield f"it would share no key with the one it replaces (a hard swap to {unknown[0].kid})"
 
 
 def _is_named(jwk: Jwk) -> bool:

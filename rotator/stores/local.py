@@ -1,0 +1,421 @@
+"""Private keys as PEM files that issuers on this machine read, for ``file:///…``.
+
+``root/acme/ES256/<intent id>.pem`` is a key (PKCS#8, RFC 5958; encrypted when there is a passphrase), and
+``root/acme/ES256/pointer.json`` says which of them signs: an issuer reads ``key`` there and opens the file so named
+beside it; ``kid`` and ``alg`` are what its tokens must carry. Where these are null, no key signs.
+
+Directories are 0700 and files 0600; anything looser is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+import shlex
+import stat
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, get_args
+
+from rotator.errors import AccessDenied, ConfigurationError, Conflict, Refused, RotatorError, StoreError
+from rotator.keys import jwks, material
+from rotator.ports import Pointer, StoredKey, Traits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+    from rotator.keys.algorithms import Algorithm
+    from rotator.ports import Intent, KeyRef, Stray
+
+_KEYSET = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
+
+_POINTER, _LOCK = "pointer.json", ".lock"
+_KEY, _DISABLED = ".pem", ".pem.disabled"
+
+#: How often a lock is tried, and the seconds between: it is held for a few fsyncs, or while one key is generated.
+_TRIES, _PAUSE = 500, 0.02
+
+#: OpenSSL takes no others.
+_PASSPHRASE_BYTES = range(1, 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What ``pointer.json`` says; no file says the same as one full of nulls."""
+
+    id: str | None = None
+    kid: str | None = None
+    token: str = ""
+
+
+class LocalKeys:
+    """Private keys under one directory, each made once and never overwritten, whatever crashes or races.
+
+    A key is named after its intent, so a crash leaves none that cannot be found.
+    """
+
+    traits = Traits()
+
+    def __init__(self, root: Path, passphrase: bytes | None = None) -> None:
+        if passphrase is not None and len(passphrase) not in _PASSPHRASE_BYTES:
+            raise ConfigurationError(
+                f"The passphrase for {root} has {len(passphrase)} bytes: use 1 to {_PASSPHRASE_BYTES[-1]}."
+            )
+        self._root = root.absolute()
+        self._passphrase = passphrase
+
+    def check(self, keyset: str, algorithms: Sequence[Algorithm]) -> None:
+        """See :meth:`rotator.ports.KeyStore.check`."""
+        for algorithm in algorithms:
+            directory = self._directory(keyset, algorithm)
+            with _translated("check", directory):
+                made = self._refuse_loose(directory)
+                nearest = next(each for each in (directory, *directory.parents) if each.exists())
+                if not os.access(nearest, os.W_OK | os.X_OK):
+                    raise AccessDenied(
+                        f"{nearest} cannot be written by uid {os.geteuid()}: give it to that user (chown), "
+                        "mount it writable, or mend the URI."
+                    )
+                for file in _files(directory) if made else ():
+                    _refuse_loose_file(file, file.lstat())
+                _read_pointer(directory, algorithm)
+
+    def holds(self, keyset: str, algorithms: Sequence[Algorithm]) -> str | None:
+        """See :meth:`rotator.ports.KeyStore.holds`."""
+        del algorithms  # Keys of an algorithm that is no longer configured count, too.
+        home = self._root / _checked(keyset, _KEYSET, "a key set")
+        with _translated("look into", home):
+            try:
+                directories = sorted(each for each in home.iterdir() if each.is_dir())
+            except FileNotFoundError:
+                return None
+            return next((str(file) for directory in directories for file in _files(directory)), None)
+
+    def read_pointer(self, keyset: str, algorithm: Algorithm) -> Pointer:
+        """See :meth:`rotator.ports.KeyStore.read_pointer`."""
+        directory = self._directory(keyset, algorithm)
+        with _translated("read the pointer in", directory):
+            self._refuse_loose(directory)
+            named = _read_pointer(directory, algorithm)
+            return Pointer(named.id, named.token)
+
+    def create(self, intent: Intent) -> StoredKey:
+        """See :meth:`rotator.ports.KeyStore.create`."""
+        directory = self._directory(intent.keyset, intent.algorithm)
+        file = directory / f"{_checked(intent.id, _ID, 'an intent')}{_KEY}"
+        with _translated("create", file), self._locked(directory):
+            private = self._existing(file, intent.algorithm)
+            if private is None:
+                private = material.generate(intent.algorithm, intent.rsa_bits)
+                try:
+                    with _half_written(file, material.private_pem(private, self._passphrase)) as half:
+                        os.link(half, file)
+                except FileExistsError:
+                    # A worker on another host, whose lock does not reach here, was faster: a link never overwrites.
+                    private = self._load(file, intent.algorithm)
+            # Also for a key that was there: who made it may have crashed before this line.
+            _sync(directory)
+            return StoredKey(file.name, material.spki(private))
+
+    def sign(self, ref: KeyRef, message: bytes) -> bytes:
+        """See :meth:`rotator.ports.KeyStore.sign`."""
+        file = self._file(ref)
+        with _translated("sign with", file):
+            self._refuse_loose(file.parent)
+            try:
+                private = self._load(file, ref.algorithm)
+            except FileNotFoundError:
+                if _disabled(file).exists():
+                    raise Refused(f"Cannot sign with {file}: the key was disabled, and never signs again.") from None
+                raise ConfigurationError(
+                    f"Cannot sign with {file}: it is missing. Restore it, or revoke key {ref.kid}."
+                ) from None
+        spki = material.spki(private)
+        if ref.kid not in {jwks.kid_of(spki, ref.algorithm, form) for form in get_args(jwks.KidFormat)}:
+            raise Refused(f"Cannot sign with {file}: it holds another key than {ref.kid}. Restore it, or revoke that.")
+        return material.sign(private, ref.algorithm, message)
+
+    def move_pointer(self, pointer: Pointer, ref: KeyRef) -> Pointer:
+        """See :meth:`rotator.ports.KeyStore.move_pointer`."""
+        file = self._file(ref)
+
+        def named(_: _Named) -> _Named:
+            try:
+                _refuse_loose_file(file, file.lstat())
+            except FileNotFoundError:
+                raise Refused(
+                    f"The pointer was not moved: {file} is missing. Restore it, or revoke key {ref.kid}."
+                ) from None
+            return _Named(ref.id, ref.kid)
+
+        return self._swap(ref.keyset, ref.algorithm, pointer, named)
+
+    def clear_pointer(self, keyset: str, algorithm: Algorithm, pointer: Pointer) -> Pointer:
+        """See :meth:`rotator.ports.KeyStore.clear_pointer`."""
+        return self._swap(keyset, algorithm, pointer, lambda _: _Named())
+
+    def fence(self, keyset: str, algorithm: Algorithm, pointer: Pointer) -> Pointer:
+        """See :meth:`rotator.ports.KeyStore.fence`."""
+        return self._swap(keyset, algorithm, pointer, lambda named: named)
+
+    def disable(self, ref: KeyRef) -> None:
+        """See :meth:`rotator.ports.KeyStore.disable`."""
+        self._end(ref, "disable", lambda file: file.rename(_disabled(file)))
+
+    def destroy(self, ref: KeyRef) -> None:
+        """See :meth:`rotator.ports.KeyStore.destroy`."""
+
+        def erase(file: Path) -> None:
+            for each in (file, _disabled(file)):
+                each.unlink(missing_ok=True)
+
+        self._end(ref, "destroy", erase)
+
+    def strays(self, keyset: str) -> Sequence[Stray]:
+        """None: every key here is named after an intent that a ledger recorded before."""
+        del keyset
+        return ()
+
+    def discard(self, stray: Stray) -> None:
+        """Nothing to do: there are no strays here."""
+
+    def _directory(self, keyset: str, algorithm: Algorithm) -> Path:
+        return self._root / _checked(keyset, _KEYSET, "a key set") / algorithm.alg
+
+    def _file(self, ref: KeyRef) -> Path:
+        name = f"{_checked(ref.id, _ID, 'an intent')}{_KEY}"
+        if ref.handle != name:
+            raise ConfigurationError(f"Key {ref.kid} is not a file's: its handle should be {name!r}. Mend the URI.")
+        return self._directory(ref.keyset, ref.algorithm) / name
+
+    def _refuse_loose(self, directory: Path) -> bool:
+        """Whether ``directory`` is there; refuses it, and what is above it, where others can get at it."""
+        for each in (self._root, directory.parent, directory):
+            try:
+                # The root alone may be a link: an operator chose it.
+                found = each.stat() if each == self._root else each.lstat()
+            except FileNotFoundError:
+                return False
+            if not stat.S_ISDIR(found.st_mode):
+                raise ConfigurationError(f"{each} must be a directory, and no link: mend it, or the URI.")
+            hint = ", or name a directory below it, which is then made as it should be" if each == self._root else ""
+            _refuse_others(each, found, 0o700, hint)
+        return True
+
+    def _existing(self, file: Path, algorithm: Algorithm) -> PrivateKeyTypes | None:
+        # A disabled key is still the key of its intent: there is never a second one.
+        for each in (file, _disabled(file)):
+            with suppress(FileNotFoundError):
+                return self._load(each, algorithm)
+        return None
+
+    def _load(self, file: Path, algorithm: Algorithm) -> PrivateKeyTypes:
+        """The private key in ``file``; refuses one that ``algorithm`` cannot sign with."""
+        try:
+            private = material.load_private_pem(_read(file), self._passphrase)
+            jwks.public_members(material.spki(private), algorithm)
+        except ConfigurationError as exc:
+            raise ConfigurationError(f"{file}: {exc}") from None
+        return private
+
+    @contextmanager
+    def _locked(self, directory: Path) -> Iterator[None]:
+        """Be the only writer in ``directory``, which is made where it is missing; a crash lets go."""
+        if not self._refuse_loose(directory):
+            _make(directory)
+            self._refuse_loose(directory)
+        with _alone_in(directory):
+            yield
+
+    def _swap(
+        self, keyset: str, algorithm: Algorithm, pointer: Pointer, becomes: Callable[[_Named], _Named]
+    ) -> Pointer:
+        directory = self._directory(keyset, algorithm)
+        file = directory / _POINTER
+        with _translated("write", file), self._locked(directory):
+            found = _read_pointer(directory, algorithm)
+            if found.token != pointer.token:
+                raise Conflict(f"{file} was moved or fenced by somebody else meanwhile.")
+            named = replace(becomes(found), token=secrets.token_hex(16))
+            with _half_written(file, _serialized(named, algorithm)) as half:
+                half.replace(file)
+            _sync(directory)
+            return Pointer(named.id, named.token)
+
+    def _end(self, ref: KeyRef, deed: str, effect: Callable[[Path], object]) -> None:
+        file = self._file(ref)
+        with _translated(deed, file):
+            # Loose modes are no reason to let a key live.
+            if file.parent.is_dir():
+                with _alone_in(file.parent):
+                    with suppress(FileNotFoundError):
+                        effect(file)
+                    _sync(file.parent)
+
+
+def _checked(name: str, pattern: re.Pattern[str], what: str) -> str:
+    if not pattern.fullmatch(name):
+        raise ConfigurationError(f"{name!r} cannot name {what}: it must match {pattern.pattern}.")
+    return name
+
+
+def _disabled(file: Path) -> Path:
+    return file.with_suffix(_DISABLED)
+
+
+def _files(directory: Path) -> list[Path]:
+    """Every key and pointer in ``directory``."""
+    names = (_POINTER, _KEY, _DISABLED)
+    return sorted(file for file in directory.iterdir() if file.name.endswith(names))
+
+
+def _read_pointer(directory: Path, algorithm: Algorithm) -> _Named:
+    file = directory / _POINTER
+    try:
+        found = json.loads(_read(file))
+    except FileNotFoundError:
+        return _Named()
+    except (ValueError, RecursionError):
+        found = None
+    named = _named(found, algorithm) if isinstance(found, dict) else None
+    if named is None:
+        raise Refused(
+            f"{file} is torn, or was written by somebody else: issuers may follow it to a wrong key. "
+            "Move it away; the next tick writes it anew."
+        )
+    return named
+
+
+def _named(found: dict[str, Any], algorithm: Algorithm) -> _Named | None:
+    """What ``found`` says, if we may have written it; members of a later release are let be."""
+    named = _Named(**{name: found[name] for name in ("id", "kid", "token") if isinstance(found.get(name), str)})
+    whole = json.loads(_serialized(named, algorithm)).items() <= found.items()
+    ours = named.id is None if named.kid is None else _ID.fullmatch(named.id or "")
+    return named if whole and ours and named.token else None
+
+
+def _serialized(named: _Named, algorithm: Algorithm) -> bytes:
+    key = None if named.id is None else f"{named.id}{_KEY}"
+    body = {"id": named.id, "kid": named.kid, "alg": algorithm.alg, "key": key, "token": named.token}
+    return (json.dumps(body, indent=1) + "\n").encode("ascii")
+
+
+def _read(file: Path) -> bytes:
+    """The bytes of ``file``; refuses links, devices, and what others can read or write."""
+    try:
+        # Without O_NONBLOCK a pipe put here would keep us waiting.
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:
+            _refuse_loose_file(file, file.lstat())
+        raise
+    with os.fdopen(descriptor, "rb") as stream:
+        _refuse_loose_file(file, os.fstat(descriptor))
+        return stream.read()
+
+
+def _refuse_loose_file(file: Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigurationError(f"{file} must be a regular file, and no link: put the file itself there.")
+    _refuse_others(file, found, 0o600)
+
+
+def _refuse_others(path: Path, found: os.stat_result, wanted: int, hint: str = "") -> None:
+    mode, quoted = stat.S_IMODE(found.st_mode), shlex.quote(str(path))
+    if found.st_uid != os.geteuid():
+        raise ConfigurationError(
+            f"{path} belongs to uid {found.st_uid}, and rotator runs as uid {os.geteuid()}: "
+            f"run `chown {os.geteuid()} {quoted}`{hint}."
+        )
+    if mode & 0o077:
+        raise ConfigurationError(
+            f"{path} has mode {mode:04o}, which lets others at private keys: run `chmod {wanted:o} {quoted}`{hint}."
+        )
+
+
+def _make(directory: Path) -> None:
+    if directory.is_dir():
+        return
+    _make(directory.parent)
+    with suppress(FileExistsError):
+        directory.mkdir(0o700)
+    _sync(directory.parent)
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        _wait_for(lock, directory)
+        # Whoever left a half-written file is dead, or it would hold the lock; it may hold a private key.
+        for half in directory.glob(".*.tmp"):
+            half.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _wait_for(lock: int, directory: Path) -> None:
+    for _ in range(_TRIES):
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_PAUSE)
+    raise StoreError(
+        f"{directory / _LOCK} has been held by another process for {_TRIES * _PAUSE:.0f} s: it is stalled. "
+        "The next tick tries again; `fuser` on that file names the process."
+    )
+
+
+@contextmanager
+def _half_written(file: Path, content: bytes) -> Iterator[Path]:
+    """A new file beside ``file`` that holds ``content`` durably, to be linked or renamed; gone afterwards."""
+    half = file.with_name(f".{file.name}.tmp")
+    try:
+        descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(descriptor)
+        yield half
+    finally:
+        with suppress(OSError):
+            half.unlink()
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _translated(deed: str, path: Path) -> Iterator[None]:
+    """Raise what the operating system refuses inside as ours, with the path and what to do."""
+    try:
+        yield
+    except OSError as exc:
+        raise _translation(exc, f"Cannot {deed} {path}", str(exc.filename or path)) from exc
+
+
+def _translation(exc: OSError, failed: str, where: str) -> RotatorError:
+    if exc.errno in {errno.EACCES, errno.EPERM}:
+        return AccessDenied(f"{failed}: {where} is closed to uid {os.geteuid()}. Give it to that user (chown).")
+    if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return StoreError(f"{failed}: the disk is full. Free some space; the next tick tries again.")
+    if exc.errno == errno.EROFS:
+        return ConfigurationError(f"{failed}: the file system is read-only. Mount it writable, or mend the URI.")
+    if exc.errno in {errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTSUP, errno.ENOLCK}:
+        return ConfigurationError(f"{failed}: {exc.strerror} ({where}). Mend that path, or the URI.")
+    return StoreError(f"{failed}: {exc.strerror} ({where}). The next tick tries again.")
