@@ -727,7 +727,7 @@ def test_a_ledger_that_never_rests_is_given_up_on() -> None:
     def always(*_: object) -> str:
         raise Conflict("moved")
 
-    engine._ledger.replace = always  # type: ignore[method-assign, assignment]
+    engine._ledger._store.replace = always  # type: ignore[method-assign, assignment]
     world.advance(timedelta(days=40))
     with pytest.raises(Conflict):
         engine.tick()
@@ -776,7 +776,7 @@ def test_a_failed_invalidation_is_a_warning_after_a_rotation_and_an_error_after_
         raise StoreError("CloudFront is away")
 
     engine = world.engine()
-    engine._cdn.invalidate = broken  # type: ignore[method-assign, union-attr]
+    engine._steps._cdn.invalidate = broken  # type: ignore[method-assign, union-attr]
     world.restore(jwks.serialize([], 0))
     engine.tick()
     assert any(report.level == "warning" for report in world.reports)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rotator.engine import Engine
+from rotator.engine.observe import Observer
+from rotator.engine.steps import Steps
 from rotator.errors import RotatorError
 from rotator.keys import facts, plan, publication
 from rotator.keys.jwks import serialize
@@ -139,14 +140,14 @@ def test_without_compare_and_swap_two_workers_make_two_keys(monkeypatch: pytest.
 
 
 def test_without_promoting_first_a_half_done_promotion_looks_like_drift(monkeypatch: pytest.MonkeyPatch) -> None:
-    def blind(self: Engine, step: Any, world: Any) -> None:
+    def blind(self: Steps, step: Any, world: Any) -> None:
         # The obvious order: move the pointer, then write down that it moved.
         key = self._key(world, step)
         world.pointers[key.alg] = self._keys.move_pointer(world.pointers[key.alg], self._ref(key))
-        ring = facts.activated(world.ring, self.keyset.policy, key.id, None, self._now(world))
-        self._commit(world, ring, step)
+        ring = facts.activated(world.ring, self.keyset.policy, key.id, None, self.now(world.ring))
+        self.commit(world, ring, step)
 
-    monkeypatch.setattr(Engine, "_promote", blind)
+    monkeypatch.setattr(Steps, "_promote", blind)
     assert broken(exposed_by_a_race)
 
 
@@ -168,18 +169,18 @@ def test_with_promoting_first_no_race_undoes_a_promotion() -> None:
 def test_without_the_pointer_read_before_the_ledger_a_promotion_looks_like_drift(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    honest = Engine._observe
+    honest = Observer.observe
 
-    def ledger_first(self: Engine, before: Any = None) -> Any:
-        ring, version, date = self._read_ledger()
-        known = self._read_ledger
-        self._read_ledger = lambda: (ring, version, date)  # type: ignore[method-assign]
+    def ledger_first(self: Observer, before: Any = None) -> Any:
+        found = self._ledger.read()
+        known = self._ledger.read
+        self._ledger.read = lambda: found  # type: ignore[method-assign]
         try:
             return honest(self, before)
         finally:
-            self._read_ledger = known  # type: ignore[method-assign]
+            self._ledger.read = known  # type: ignore[method-assign]
 
-    monkeypatch.setattr(Engine, "_observe", ledger_first)
+    monkeypatch.setattr(Observer, "observe", ledger_first)
     assert broken(exposed_by_a_race)
 
 
@@ -222,10 +223,10 @@ def stalled_over_a_revoke(cut: int) -> bool:
 
 
 def test_without_recording_attempts_a_crash_loop_makes_key_after_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    def again(self: Engine, step: Any, world: Any) -> None:
+    def again(self: Steps, step: Any, world: Any) -> None:
         world.attempts.add(self._key(world, step).attempt)
 
-    monkeypatch.setattr(Engine, "_attempt", again)
+    monkeypatch.setattr(Steps, "_attempt", again)
     world = World(policy=FAST, traits=Traits(attempt_pause=timedelta(minutes=5), leaves_strays=True))
     world.init()
     world.arm("kill-after", 4)

@@ -1,0 +1,307 @@
+"""Observe, plan, do, record: the only thing that daemon, CronJob, Lambda and command line ever run.
+
+The order is what makes it safe (see ``keys.plan`` for what is decided):
+
+* observe the pointers, then the public documents, the ledger last: what a ledger read later does not explain is drift;
+* do one step; record its fact by compare-and-swap, with the clock as read after the effect was confirmed;
+* ask again with a fresh clock, until there is no step.
+"""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from rotator.engine.ledger import Ledger
+from rotator.engine.observe import Observer, World
+from rotator.engine.steps import Report, Steps
+from rotator.errors import Conflict, Refused, RotatorError, StoreError
+from rotator.keys import facts
+from rotator.keys import plan as planning
+from rotator.keys.algorithms import algorithm
+from rotator.keys.keyring import Event, Keyring, Trouble
+from rotator.keys.plan import Plan, Step, plan
+from rotator.keys.publication import foreign
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+
+    from rotator.keys.policy import KeySet
+    from rotator.ports import Cdn, Clock, DocumentStore, KeyStore, Web
+
+__all__ = ["Engine", "Outcome", "Report"]
+
+#: What was observed longer ago is observed again before the next step.
+FRESH = timedelta(seconds=60)
+
+#: More steps or lost races than this in one tick mean that something is wrong.
+MAX_STEPS = 300
+MAX_CONFLICTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a tick (or a look) ended with: the ledger, the plan from here, and the foreign keys it met."""
+
+    ring: Keyring
+    plan: Plan
+    at: datetime
+    steps: tuple[Report, ...] = ()
+    foreign: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Document name → kids (or ``?``) of keys that somebody else put there."""
+    clock_fault: str | None = None
+
+
+def _ignore(_: Report) -> None:
+    """Tell nobody."""
+
+
+def _nonce() -> str:
+    return str(uuid.uuid4())
+
+
+class Engine:
+    """Rotates one key set. Safe to run in any number of places at once; every crash is repaired by the next tick."""
+
+    def __init__(  # noqa: PLR0913 - the ports, each by name
+        self,
+        keyset: KeySet,
+        *,
+        ledger: DocumentStore,
+        public: DocumentStore,
+        keys: KeyStore,
+        clock: Clock,
+        web: Web | None = None,
+        cdn: Cdn | None = None,
+        report: Callable[[Report], None] = _ignore,
+        nonce: Callable[[], str] = _nonce,
+    ) -> None:
+        self.keyset = keyset
+        self._public, self._keys, self._clock, self._report = public, keys, clock, report
+        self._ledger = Ledger(keyset.name, ledger, nonce)
+        self._observer = Observer(keyset, ledger=self._ledger, public=public, keys=keys, clock=clock, web=web)
+        self._steps = Steps(
+            keyset,
+            ledger=self._ledger,
+            observer=self._observer,
+            public=public,
+            keys=keys,
+            cdn=cdn,
+            clock=clock,
+            report=report,
+            nonce=nonce,
+        )
+
+    # -- what callers ask ----------------------------------------------------------------------------------------
+
+    def init(self) -> bool:
+        """Create the ledger if it is safe to; ``False``: it is there already.
+
+        Raises:
+            Refused: a public document or a key store entry of this name exists without a ledger.
+            ConfigurationError: a store is missing, or does not compare-and-swap.
+            AccessDenied: a permission is missing.
+        """
+        name = self.keyset.name
+        if self._ledger.find() is not None:
+            return False
+        advice = (
+            "A lost ledger must not become a mass logout, so nothing was created. If the ledger was lost, see"
+            " 'Lost ledger' in the README; if this is a new key set, choose another name or path, or move that away."
+        )
+        for document in self.keyset.documents:
+            if self._public.read(document.path).document is not None:
+                where = self._public.locate(document.path)
+                raise Refused(f"Key set {name}: {where} exists, but no ledger does. {advice}")
+        algorithms = [algorithm(alg) for alg in self.keyset.policy.algorithms]
+        self._keys.check(name, algorithms)
+        entry = self._keys.holds(name, algorithms)
+        if entry is not None:
+            raise Refused(f"Key set {name}: {entry} exists, but no ledger does. {advice}")
+        self._ledger.probe()
+        for document in self.keyset.documents:
+            self._public.probe(document.path)
+        try:
+            self._ledger.create(self._clock())
+        except Conflict:
+            return False
+        return True
+
+    def look(self, at: datetime | None = None) -> Outcome:
+        """What is, and what would be done now (or at ``at``) and why. Changes nothing."""
+        world = self._observer.observe()
+        now = at or self._clock()
+        return self._outcome(world, plan(world.ring, self.keyset, now, world.observed(), self._keys.traits), now)
+
+    def tick(self) -> Outcome:
+        """Do every step that is safe now, one by one; then say what is waited for.
+
+        Raises:
+            RotatorError: the first step that failed; everything recorded before it stands.
+        """
+        try:
+            return self._tick()
+        except RotatorError as exc:
+            self._note_trouble(exc)
+            raise
+
+    def rotate(self, algs: Sequence[str]) -> None:
+        """Record that a person asks ``algs`` to rotate early; the next tick does it.
+
+        Raises:
+            Refused: a gate is closed; the message says until when. Nothing was recorded for any of ``algs``.
+        """
+        world = self._observer.observe()
+        if world.clock_fault:
+            raise Refused(f"Key set {self.keyset.name}: {world.clock_fault} Nothing was changed.")
+
+        def request(ring: Keyring, now: datetime) -> Keyring:
+            for alg in algs:
+                ring = facts.rotate_requested(ring, self.keyset, alg, now)
+            return ring
+
+        self._request("rotate", "a person asked", request)
+
+    def retire(self, alg: str) -> None:
+        """Record that a person ends the succession of ``alg``; the next ticks do it.
+
+        Raises:
+            Refused: the configuration still names it, or there is none.
+        """
+        self._request("retire", "a person asked", lambda ring, now: facts.retire_requested(ring, self.keyset, alg, now))
+
+    def drop(self, kid: str) -> None:
+        """Record that the foreign key ``kid`` shall leave the public documents; the next tick does it.
+
+        Raises:
+            Refused: the key is ours.
+        """
+        self._request("drop", "a person asked", lambda ring, now: facts.dropped(ring, self.keyset, kid, now))
+
+    def blast_radius(self, kid: str) -> facts.BlastRadius:
+        """Who would be affected by a revoke of ``kid`` now. Changes nothing.
+
+        Raises:
+            Refused: no key of this kid is public.
+        """
+        return facts.blast_radius(self._ledger.read()[0], self.keyset, kid, self._clock())
+
+    def revoke(self, kid: str, reason: str) -> None:
+        """Record that ``kid`` is revoked; the next ticks do the rest, and this call cannot be lost from here on.
+
+        Raises:
+            Refused: no key of this kid is public.
+        """
+        self._request("revoke", reason, lambda ring, now: facts.revoked(ring, self.keyset, kid, reason, now), kid=kid)
+
+    def _outcome(self, world: World, the_plan: Plan, now: datetime, steps: Sequence[Report] = ()) -> Outcome:
+        strangers = {
+            name: tuple(str(key.get("kid", "?")) for key in foreign(world.ring, seen))
+            for name, seen in world.seen.items()
+        }
+        return Outcome(
+            world.ring,
+            the_plan,
+            now,
+            tuple(steps),
+            {name: kids for name, kids in strangers.items() if kids},
+            world.clock_fault,
+        )
+
+    # -- do ------------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> Outcome:
+        done: list[Report] = []
+        failures: list[RotatorError] = []
+        conflicts = 0
+        world = self._observer.observe()
+        for _ in range(MAX_STEPS):
+            now = self._clock()
+            if now - world.at > FRESH:
+                world = self._observer.observe(world)
+                now = self._clock()
+            the_plan = plan(world.ring, self.keyset, now, world.observed(), self._keys.traits)
+            step = the_plan.step
+            if step is None:
+                break
+            try:
+                self._steps.do(step, world)
+            except Conflict:
+                # Somebody else was here: look again and go on from what is.
+                conflicts += 1
+                if conflicts > MAX_CONFLICTS:
+                    raise
+                world = self._observer.observe(world)
+                continue
+            except StoreError as exc:
+                if not _may_be_skipped(step, world.ring):
+                    raise
+                world.failed.add((step.name, step.key or step.document or ""))
+                failures.append(exc)
+                continue
+            done.append(self._done(step, world, now))
+        else:
+            raise RotatorError(
+                f"Key set {self.keyset.name}: {MAX_STEPS} steps in one tick and no end. Run 'rotator plan'."
+            )
+        if failures:
+            raise failures[0]
+        if world.ring.trouble:
+            with suppress(Conflict):
+                self._steps.commit(world, replace(world.ring, trouble=None))
+        return self._outcome(world, the_plan, now, done)
+
+    def _done(self, step: Step, world: World, started: datetime) -> Report:
+        key = world.ring.key(step.key) if step.key else None
+        report = Report(
+            self.keyset.name,
+            step.name,
+            step.reason,
+            started,
+            (self._clock() - started).total_seconds(),
+            step.alg,
+            key.kid if key else step.kid,
+            step.document,
+        )
+        self._report(report)
+        return report
+
+    # -- record --------------------------------------------------------------------------------------------------
+
+    def _request(
+        self, step: str, reason: str, change: Callable[[Keyring, datetime], Keyring], kid: str | None = None
+    ) -> None:
+        """Record a person's request, again and again until it is recorded."""
+        for _ in range(MAX_CONFLICTS):
+            ring, version, _ = self._ledger.read()
+            now = self._steps.now(ring)
+            changed = change(ring, now)
+            if changed == ring:
+                return
+            with suppress(Conflict):
+                self._ledger.replace(changed.with_event(Event(now, step, reason, kid)), ring.revision, version)
+                self._report(Report(self.keyset.name, step, reason, now, kid=kid))
+                return
+        raise Conflict(f"Key set {self.keyset.name}: the ledger changes all the time; nothing was recorded. Try again.")
+
+    def _note_trouble(self, exc: RotatorError) -> None:
+        """Leave the error in the ledger for ``rotator status``, if that is possible and it is news."""
+        with suppress(RotatorError):
+            ring, version, _ = self._ledger.read()
+            if ring.trouble is None or ring.trouble.message != str(exc):
+                trouble = Trouble(self._steps.now(ring), str(exc))
+                self._ledger.replace(replace(ring, trouble=trouble), ring.revision, version)
+
+
+def _may_be_skipped(step: Step, ring: Keyring) -> bool:
+    """Whether the rest of an emergency must not wait for this step."""
+    key = ring.key(step.key) if step.key else None
+    if isinstance(step, planning.Activate):
+        return bool(key and key.forced)
+    if isinstance(step, planning.Disable):
+        return bool(key and key.revoked_at)
+    return isinstance(step, planning.Fence | planning.Invalidate)

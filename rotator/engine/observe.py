@@ -1,0 +1,214 @@
+"""Reading the world: pointers first, then public documents, the ledger last; and looking where verifiers look.
+
+What a ledger read *after* pointer and documents does not explain is drift. Read the other way round, the half-done
+promotion of another worker would look like drift.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from rotator.errors import Refused, RotatorError, StoreError
+from rotator.keys import jwks
+from rotator.keys.algorithms import algorithm
+from rotator.keys.plan import Observed
+from rotator.keys.policy import staleness_of, text
+from rotator.keys.publication import Seen
+from rotator.ports import Headers
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from rotator.engine.ledger import Ledger
+    from rotator.keys.keyring import Keyring
+    from rotator.keys.policy import KeySet, PublicDocument
+    from rotator.ports import Clock, Document, DocumentStore, Fetched, KeyStore, Pointer, Web
+
+
+@dataclass(slots=True)
+class World:
+    """What one tick knows: as observed, and as changed by its own steps since."""
+
+    ring: Keyring
+    version: str
+    pointers: dict[str, Pointer]
+    seen: dict[str, Seen]
+    versions: dict[str, str | None]
+    read_back: set[str]
+    """Documents whose ``seen`` comes from a read, not from our own write."""
+    at: datetime
+    clock_fault: str | None
+    attempts: set[str] = field(default_factory=set)
+    unseen: dict[str, str] = field(default_factory=dict)
+    failed: set[tuple[str, str]] = field(default_factory=set)
+
+    def observed(self) -> Observed:
+        """What ``plan`` may know of it."""
+        return Observed(
+            pointers={alg: pointer.id for alg, pointer in self.pointers.items()},
+            documents=self.seen,
+            clock_fault=self.clock_fault,
+            attempts=frozenset(self.attempts),
+            unseen=self.unseen,
+            failed=frozenset(self.failed),
+        )
+
+
+class Observer:
+    """Reads the world of one key set; changes nothing."""
+
+    def __init__(  # noqa: PLR0913 - the ports, each by name
+        self,
+        keyset: KeySet,
+        *,
+        ledger: Ledger,
+        public: DocumentStore,
+        keys: KeyStore,
+        clock: Clock,
+        web: Web | None,
+    ) -> None:
+        self.keyset = keyset
+        self._ledger, self._public, self._keys, self._clock, self._web = ledger, public, keys, clock, web
+        self._algorithms = keyset.policy.algorithms
+
+    def observe(self, before: World | None = None) -> World:
+        """Read the world: pointers, public documents, the ledger last."""
+        asked = self._algorithms
+        faults: list[str] = []
+        pointers: dict[str, Pointer] = {}
+        for alg in asked:
+            sent = self._clock()
+            pointers[alg] = self._keys.read_pointer(self.keyset.name, algorithm(alg))
+            self._compare_clocks(sent, pointers[alg].date, faults)
+        readings = {}
+        for document in self.keyset.documents:
+            sent = self._clock()
+            readings[document.name] = self._public.read(document.path)
+            self._compare_clocks(sent, readings[document.name].date, faults)
+        sent = self._clock()
+        ring, version, date = self._ledger.read()
+        self._compare_clocks(sent, date, faults)
+        # An algorithm that left the configuration still has a pointer: it was not known before the ledger was read.
+        self._algorithms = tuple(dict.fromkeys((*self.keyset.policy.algorithms, *ring.algorithms(), *ring.successions)))
+        if not set(self._algorithms) <= set(asked):
+            return self.observe(before)
+        now = self._clock()
+        newest, skew = ring.newest_fact(), self.keyset.policy.clock_skew
+        if newest > now + 2 * skew:
+            raise Refused(
+                f"Key set {self.keyset.name}: the ledger holds a fact of {newest:%Y-%m-%d %H:%M:%S}Z, but this machine"
+                f" says {now:%Y-%m-%d %H:%M:%S}Z: more than 2 × clock_skew ({text(2 * skew)}) ahead."
+                " Nothing was changed. Set this machine's clock (NTP)."
+            )
+        world = World(
+            ring=ring,
+            version=version,
+            pointers=pointers,
+            seen={name: as_seen(reading.document) for name, reading in readings.items()},
+            versions={name: _version(reading.document) for name, reading in readings.items()},
+            read_back=set(readings),
+            at=now,
+            clock_fault=faults[0] if faults else None,
+        )
+        if before is not None:
+            world.attempts, world.unseen, world.failed = before.attempts, before.unseen, before.failed
+        return world
+
+    def _compare_clocks(self, sent: datetime, date: datetime | None, faults: list[str]) -> None:
+        """Note a fault where this machine's clock and the store's differ by more than the policy allows."""
+        if date is None:
+            return
+        received, skew = self._clock(), self.keyset.policy.clock_skew
+        # Date has whole seconds: the store's time lay in [date, date + 1 s) somewhere between sent and received.
+        behind, ahead = date - received, sent - (date + timedelta(seconds=1))
+        if max(behind, ahead) > skew:
+            side = "behind" if behind > ahead else "ahead of"
+            faults.append(
+                f"this machine's clock is {text(timedelta(seconds=int(max(behind, ahead).total_seconds())))} {side} the"
+                f" store's; clock_skew is {text(skew)}. Nothing time-based happens until it is set (NTP)."
+            )
+
+    def look_in_public(self, document: PublicDocument, world: World) -> tuple[list[jwks.PublicSet], str | None]:
+        """The sets that verifiers get, one per URL (or the origin's), and what is wrong with any of them."""
+        if not document.urls:
+            if document.name not in world.read_back:
+                self.read_again(document, world)
+            seen = world.seen[document.name].jwks
+            return ([seen] if seen else []), None
+        found = []
+        for url in document.urls:
+            try:
+                fetched = self._fetch(url)
+            except StoreError as exc:
+                return [], str(exc)
+            if fetched is None:
+                return [], f"{url} answers 404"
+            fault = self._freshness_fault(url, fetched)
+            if fault:
+                return [], fault
+            keys = jwks.parse(fetched.body)
+            if keys is None:
+                return [], f"{url} does not serve a JWKS"
+            found.append(keys)
+        return found, None
+
+    def _freshness_fault(self, url: str, fetched: Fetched) -> str | None:
+        policy = self.keyset.policy
+        promised = staleness_of(fetched.cache_control)
+        if promised > policy.cache_max_age + policy.cache_stale:
+            return (
+                f"{url} is served with Cache-Control {fetched.cache_control!r}, which lets caches keep it"
+                f" {text(promised)}; the policy counts on {text(policy.cache_max_age + policy.cache_stale)}."
+                " Mend the CDN, or raise cache_max_age and cache_stale"
+            )
+        if fetched.age > policy.staleness:
+            return f"{url} serves a copy {text(fetched.age)} old; the policy counts on {text(policy.staleness)}"
+        return None
+
+    def _fetch(self, url: str) -> Fetched | None:
+        if self._web is None:
+            raise RotatorError(f"Key set {self.keyset.name}: {url} is configured, but nothing here can fetch it.")
+        return self._web.fetch(url)
+
+    def read_again(self, document: PublicDocument, world: World) -> None:
+        """Read one public document at its origin into ``world``."""
+        reading = self._public.read(document.path)
+        world.seen[document.name] = as_seen(reading.document)
+        world.versions[document.name] = _version(reading.document)
+        world.read_back.add(document.name)
+
+    def still_shown(self, document: PublicDocument, kid: str, world: World) -> str | None:
+        """Where ``kid`` can still be fetched, and until when it may; ``None``: nowhere."""
+        if not document.urls:
+            self.read_again(document, world)
+            return f"{document.path} still shows it" if kid in world.seen[document.name].kids() else None
+        for url in document.urls:
+            try:
+                fetched = self._fetch(url)
+            except StoreError as exc:
+                return str(exc)
+            keys = jwks.parse(fetched.body) if fetched else None
+            if keys and kid in keys.kids():
+                left = staleness_of(fetched.cache_control) - fetched.age if fetched else timedelta(0)
+                until = self._clock() + max(left, timedelta(0))
+                return f"{url} still serves it, and may until {until:%Y-%m-%d %H:%M:%S}Z"
+        return None
+
+
+def as_seen(document: Document | None) -> Seen:
+    """A stored public document as ``plan`` looks at it."""
+    if document is None:
+        return Seen()
+    headers = document.headers or Headers("", None)
+    return Seen(
+        exists=True,
+        jwks=jwks.parse(document.body),
+        cache_control=headers.cache_control,
+        content_type=headers.content_type,
+    )
+
+
+def _version(document: Document | None) -> str | None:
+    return document.version if document else None

@@ -1,0 +1,354 @@
+"""What each step does: its effects, in the order that a crash can repair, and then its fact.
+
+Facts that permit are recorded after their effect, with the clock read then; facts that forbid or intend before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from rotator.errors import AccessDenied, Conflict, RotatorError, StoreError
+from rotator.keys import facts, jwks
+from rotator.keys import plan as planning
+from rotator.keys.algorithms import algorithm
+from rotator.keys.keyring import Event, Key, Keyring
+from rotator.keys.material import verify
+from rotator.keys.publication import Seen, foreign, guard, project
+from rotator.ports import Headers, Intent, KeyRef
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from rotator.engine.ledger import Ledger
+    from rotator.engine.observe import Observer, World
+    from rotator.keys.plan import Step
+    from rotator.keys.policy import KeySet, PublicDocument
+    from rotator.ports import Cdn, Clock, DocumentStore, KeyStore
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One line for log, metrics and terminal: a step that was done, or a warning beside it."""
+
+    keyset: str
+    step: str
+    reason: str
+    at: datetime
+    seconds: float = 0.0
+    alg: str | None = None
+    kid: str | None = None
+    document: str | None = None
+    level: Literal["step", "warning"] = "step"
+
+
+class Steps:
+    """Does the steps of one key set."""
+
+    def __init__(  # noqa: PLR0913 - the ports, each by name
+        self,
+        keyset: KeySet,
+        *,
+        ledger: Ledger,
+        observer: Observer,
+        public: DocumentStore,
+        keys: KeyStore,
+        cdn: Cdn | None,
+        clock: Clock,
+        report: Callable[[Report], None],
+        nonce: Callable[[], str],
+    ) -> None:
+        self.keyset = keyset
+        self._ledger, self._observer, self._public, self._keys, self._cdn = ledger, observer, public, keys, cdn
+        self._clock, self._report, self._nonce = clock, report, nonce
+        self._documents = {document.name: document for document in keyset.documents}
+        self._table: dict[type[Step], Callable[..., None]] = {
+            planning.Intend: self._intend,
+            planning.Attempt: self._attempt,
+            planning.Create: self._create,
+            planning.Found: self._found,
+            planning.Serve: self._serve,
+            planning.Publish: self._publish,
+            planning.NotePublished: self._note_published,
+            planning.Unpublish: self._unpublish,
+            planning.CancelPromotion: self._cancel_promotion,
+            planning.Promote: self._promote,
+            planning.Activate: self._activate,
+            planning.RepairPointer: self._repair_pointer,
+            planning.ClearPointer: self._clear_pointer,
+            planning.Fence: self._fence,
+            planning.EndSuccession: self._end_succession,
+            planning.Extend: self._extend,
+            planning.Disable: self._disable,
+            planning.Withdraw: self._withdraw,
+            planning.Destroy: self._destroy,
+            planning.Forget: self._forget,
+            planning.Invalidate: self._invalidate,
+            planning.NoteGone: self._note_gone,
+            planning.Sweep: self._sweep,
+        }
+
+    def do(self, step: Step, world: World) -> None:
+        """Do ``step``; ``world`` is then as the step left it.
+
+        Raises:
+            Conflict: somebody else was here; observe again.
+            StoreError: an effect failed, or was applied and reported failed; the next tick repairs it.
+            Refused: a guard would break; nothing was written.
+        """
+        self._table[type(step)](step, world)
+
+    # -- record --------------------------------------------------------------------------------------------------
+
+    def commit(self, world: World, ring: Keyring, step: Step | None = None) -> None:
+        """Make ``ring`` true by compare-and-swap, with ``step`` in its history.
+
+        Raises:
+            Conflict: somebody else wrote the ledger since it was read.
+        """
+        if step is not None:
+            key = ring.key(step.key) if step.key else None
+            ring = ring.with_event(Event(self.now(world.ring), step.name, step.reason, key.kid if key else step.kid))
+        world.ring, world.version = self._ledger.replace(ring, world.ring.revision, world.version)
+
+    def now(self, ring: Keyring) -> datetime:
+        """The clock for facts: never before a fact that is recorded already."""
+        return max(self._clock(), ring.newest_fact())
+
+    def _warn(self, step: str, reason: str, document: str | None = None) -> None:
+        self._report(Report(self.keyset.name, step, reason, self._clock(), document=document, level="warning"))
+
+    def _ref(self, key: Key) -> KeyRef:
+        return KeyRef(self.keyset.name, algorithm(key.alg), key.id, key.kid or "", key.handle or "")
+
+    def _key(self, world: World, step: Step) -> Key:
+        key = world.ring.key(step.key or "")
+        if key is None:
+            raise Conflict(f"Key set {self.keyset.name}: key {step.key} left the ledger.")
+        return key
+
+    # -- the steps: making a key ---------------------------------------------------------------------------------
+
+    def _intend(self, step: Step, world: World) -> None:
+        attempt = self._nonce()
+        ring = facts.intended(world.ring, step.alg or "", self._nonce(), attempt, self.now(world.ring))
+        self.commit(world, ring, step)
+        world.attempts.add(attempt)
+
+    def _attempt(self, step: Step, world: World) -> None:
+        attempt = self._nonce()
+        self.commit(world, facts.attempted(world.ring, step.key or "", attempt, self.now(world.ring)), step)
+        world.attempts.add(attempt)
+
+    def _create(self, step: Step, world: World) -> None:
+        key, policy = self._key(world, step), self.keyset.policy
+        row = algorithm(key.alg)
+        world.attempts.discard(key.attempt)
+        stored = self._keys.create(
+            Intent(self.keyset.name, world.ring.ledger_id, key.id, row, policy.rsa_bits, policy.kid, key.attempt)
+        )
+        jwk = jwks.public_jwk(stored.spki, row, policy.kid)
+        self.commit(world, facts.created(world.ring, key.id, jwk, stored.handle, self.now(world.ring)), step)
+
+    # -- the steps: public documents -----------------------------------------------------------------------------
+
+    def _found(self, step: Step, world: World) -> None:
+        self.commit(world, facts.founded(world.ring, self.keyset, self.now(world.ring)), step)
+
+    def _serve(self, step: planning.Serve, world: World) -> None:
+        ring = facts.served(world.ring, self.keyset, step.document or "", step.cache_control, foreign=step.foreign)
+        self.commit(world, ring, step)
+
+    def _publish(self, step: Step, world: World) -> None:
+        document = self._documents[step.document or ""]
+        seen, version = world.seen[document.name], world.versions[document.name]
+        served = world.ring.documents[document.name]
+        keys = project(world.ring, document, seen)
+        guard(world.ring, self.keyset, document, keys, seen)
+        strangers = foreign(world.ring, seen)
+        if strangers:
+            names = ", ".join(str(key.get("kid", "?")) for key in strangers)
+            self._warn("foreign-keys", f"kept beside ours until 'rotator drop': {names}", document.name)
+        body = jwks.serialize(keys, world.ring.revision)
+        headers = Headers(served.content_type, served.cache_control)
+        try:
+            if version is None:
+                version = self._public.create(document.path, body, headers)
+            else:
+                version = self._public.replace(document.path, body, headers, version)
+        except AccessDenied:
+            raise
+        except StoreError as exc:
+            there = self._public.read(document.path).document
+            if there is None or (there.body, there.headers) != (body, headers):
+                raise exc from None
+            version = there.version
+        world.versions[document.name] = version
+        world.seen[document.name] = Seen(
+            exists=True, jwks=jwks.parse(body), cache_control=headers.cache_control, content_type=headers.content_type
+        )
+        world.read_back.discard(document.name)
+        if self._cdn and not served.invalidate_due:
+            try:
+                self._cdn.invalidate([document.path], f"{world.ring.ledger_id}-{world.ring.revision}-{document.name}")
+            except RotatorError as exc:
+                # A courtesy: the gates count on ages alone.
+                self._warn("invalidate", str(exc), document.name)
+
+    def _note_published(self, step: planning.NotePublished, world: World) -> None:
+        document = self._documents[step.document or ""]
+        wanted = [key for key in world.ring.keys if key.id in step.keys]
+        sets, fault = self._observer.look_in_public(document, world)
+        found = [key.id for key in wanted if sets and all(key.kid in kids.kids() for kids in sets)]
+        if not found or len(found) < len(wanted):
+            names = ", ".join(key.name for key in wanted if key.id not in found)
+            world.unseen[document.name] = fault or f"{_places(document)} does not show {names} yet"
+        if found:
+            ring = facts.published(world.ring, self.keyset, document, found, self.now(world.ring))
+            self.commit(world, ring, step)
+
+    def _unpublish(self, step: planning.Unpublish, world: World) -> None:
+        document = self._documents[step.document or ""]
+        # What was read before the ledger may only be older than the ledger: look again before calling it drift.
+        self._observer.read_again(document, world)
+        kids = world.seen[document.name].kids()
+        lost = [key.id for key in world.ring.keys if key.id in step.keys and key.kid not in kids]
+        if lost:
+            self.commit(world, facts.unpublished(world.ring, document.name, lost), step)
+
+    def _invalidate(self, step: Step, world: World) -> None:
+        document = self._documents[step.document or ""]
+        if self._cdn:
+            self._cdn.invalidate([document.path], f"{world.ring.ledger_id}-{world.ring.revision}-{document.name}")
+        self.commit(world, facts.invalidated(world.ring, document.name), step)
+
+    def _note_gone(self, step: Step, world: World) -> None:
+        document = self._documents[step.document or ""]
+        fault = self._observer.still_shown(document, step.kid or "", world)
+        if fault:
+            world.unseen[document.name] = fault
+            world.failed.add(("note-gone", document.name))
+        else:
+            ring = facts.gone(world.ring, step.key or "", document.name, self.now(world.ring))
+            self.commit(world, ring, step)
+
+    # -- the steps: signing --------------------------------------------------------------------------------------
+
+    def _promote(self, step: planning.Promote, world: World) -> None:
+        ring = facts.promoting(world.ring, self.keyset.policy, step.key or "", self.now(world.ring), forced=step.forced)
+        self.commit(world, ring, step)
+
+    def _activate(self, step: Step, world: World) -> None:
+        key = self._key(world, step)
+        pointer = world.pointers[key.alg]
+        strayed = pointer.id if pointer.id != key.id else None
+        if strayed is not None or pointer.id is None:
+            self._prove(key, world)
+            world.pointers[key.alg] = self._keys.move_pointer(pointer, self._ref(key))
+        ring = facts.activated(world.ring, self.keyset.policy, key.id, strayed, self.now(world.ring))
+        self.commit(world, ring, step)
+
+    def _prove(self, key: Key, world: World) -> None:
+        """Sign through the store that issuers use, and verify as verifiers do.
+
+        Raises:
+            StoreError: the store cannot sign with it, or a verifier would reject the signature.
+        """
+        row = algorithm(key.alg)
+        message = f"rotator proof {self.keyset.name} {key.kid} {self._nonce()}".encode()
+        signature = self._keys.sign(self._ref(key), message)
+        copies = [key.jwk]
+        if not key.forced:
+            for document in self.keyset.documents_of(key.alg):
+                sets, fault = self._observer.look_in_public(document, world)
+                if fault:
+                    raise StoreError(f"Key set {self.keyset.name}: {key.kid} is not promoted: {fault}.")
+                copies += [keys.key(key.kid or "") for keys in sets]
+        for jwk in copies:
+            if jwk is None or not verify(jwk, row, message, signature):
+                raise StoreError(
+                    f"Key set {self.keyset.name}: {key.kid} is not promoted: what it signs does not verify with the"
+                    " published key. The old key goes on signing. Revoke this one to have another made."
+                )
+
+    def _repair_pointer(self, step: Step, world: World) -> None:
+        key = self._key(world, step)
+        pointer = world.pointers[key.alg]
+        world.pointers[key.alg] = self._keys.move_pointer(pointer, self._ref(key))
+        self._record_strayed(step, pointer.id, world)
+
+    def _clear_pointer(self, step: Step, world: World) -> None:
+        alg = step.alg or ""
+        pointer = world.pointers[alg]
+        world.pointers[alg] = self._keys.clear_pointer(self.keyset.name, algorithm(alg), pointer)
+        self._record_strayed(step, pointer.id, world)
+
+    def _record_strayed(self, step: Step, strayed: str | None, world: World) -> None:
+        if strayed and world.ring.key(strayed):
+            ring = facts.superseded(world.ring, self.keyset.policy, [strayed], self.now(world.ring))
+            self.commit(world, ring, step)
+
+    def _fence(self, step: Step, world: World) -> None:
+        key = self._key(world, step)
+        self._fence_pointer(key, world)
+        self.commit(world, world.ring.with_key(key.id, fence_due=False), step)
+
+    def _cancel_promotion(self, step: Step, world: World) -> None:
+        key = self._key(world, step)
+        self._fence_pointer(key, world)
+        self.commit(world, world.ring.with_key(key.id, promoting_at=None), step)
+
+    def _fence_pointer(self, key: Key, world: World) -> None:
+        pointer = world.pointers[key.alg]
+        # Where the pointer names the key already, the stalled move is over: there is nothing left to fence.
+        if pointer.id != key.id:
+            world.pointers[key.alg] = self._keys.fence(self.keyset.name, algorithm(key.alg), pointer)
+
+    def _end_succession(self, step: Step, world: World) -> None:
+        alg = step.alg or ""
+        pointer = world.pointers[alg]
+        if pointer.id is not None or world.ring.promoting(alg):
+            world.pointers[alg] = self._keys.clear_pointer(self.keyset.name, algorithm(alg), pointer)
+        ring = facts.ended(world.ring, self.keyset.policy, alg, pointer.id, self.now(world.ring))
+        self.commit(world, ring, step)
+
+    def _extend(self, step: planning.Extend, world: World) -> None:
+        self.commit(world, facts.extended(world.ring, self.keyset.policy, step.keys), step)
+
+    # -- the steps: leaving --------------------------------------------------------------------------------------
+
+    def _disable(self, step: Step, world: World) -> None:
+        key = self._key(world, step)
+        self._keys.disable(self._ref(key))
+        self.commit(world, world.ring.with_key(key.id, disabled_at=self.now(world.ring)), step)
+
+    def _withdraw(self, step: Step, world: World) -> None:
+        self.commit(world, world.ring.with_key(step.key or "", withdrawn_at=self.now(world.ring)), step)
+
+    def _destroy(self, step: Step, world: World) -> None:
+        key = self._key(world, step)
+        if key.handle is not None:
+            self._keys.destroy(self._ref(key))
+        self.commit(world, world.ring.with_key(key.id, destroyed_at=self.now(world.ring)), step)
+
+    def _forget(self, step: planning.Forget, world: World) -> None:
+        self.commit(world, facts.forgotten(world.ring, step.keys), step)
+
+    def _sweep(self, step: Step, world: World) -> None:
+        now = self.now(world.ring)
+        handles = {key.handle for key in world.ring.keys}
+        unmade = {key.id for key in world.ring.keys if key.handle is None}
+        for stray in self._keys.strays(self.keyset.name):
+            # Another ledger's keys are not ours to judge. A young key may belong to an attempt under way, and one of an
+            # unmade intent may yet be adopted by it.
+            young = now - stray.created_at < planning.STRAY_AGE
+            if stray.ledger_id != world.ring.ledger_id or stray.handle in handles or stray.id in unmade or young:
+                continue
+            self._keys.discard(stray)
+            self._warn("sweep", f"{stray.handle} is known to no ledger: disabled and scheduled for deletion")
+        self.commit(world, replace(world.ring, swept_at=now), step)
+
+
+def _places(document: PublicDocument) -> str:
+    return ", ".join(document.urls) or document.path
