@@ -9,12 +9,13 @@ from datetime import timedelta
 
 import pytest
 
-from rotator.errors import ConfigurationError, Conflict, Refused, RotatorError, StoreError
+from rotator.engine import Engine
+from rotator.errors import AccessDenied, ConfigurationError, Conflict, Refused, RotatorError, StoreError
 from rotator.keys import jwks
 from rotator.keys.keyring import Stage
 from rotator.keys.policy import Policy
-from rotator.ports import Headers, Traits
-from tests.world import POLICY, Killed, Turns, World
+from rotator.ports import Fetched, Headers, Traits
+from tests.world import POLICY, Killed, Ports, Turns, World
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 KMS_LIKE = Traits(attempt_pause=timedelta(minutes=5), leaves_strays=True)
@@ -620,6 +621,10 @@ def test_a_promotion_waits_while_the_public_document_cannot_be_fetched() -> None
     with pytest.raises(StoreError, match="is not promoted"):
         world.tick()
     assert world.ring.trouble
+    revision = world.ring.revision
+    with pytest.raises(StoreError, match="is not promoted"):
+        world.tick()
+    assert world.ring.revision == revision, "the same trouble is noted once"
     world.unreachable.clear()
     world.tick()
     assert world.kid(Stage.CURRENT) != before
@@ -793,3 +798,170 @@ def test_an_unknown_policy_algorithm_is_a_configuration_error() -> None:
     world = World(policy=replace(Policy(), algorithms=("XX256",)))
     with pytest.raises(ConfigurationError, match="XX256"):
         world.engine().init()
+
+
+# -- a promotion that loses its ground ---------------------------------------------------------------------------
+
+
+def promotion_begun(world: World) -> str:
+    """A worker recorded the promotion and died before it moved the pointer; returns the kid."""
+    kid = world.kid(Stage.NEXT)
+    world.advance(timedelta(days=5))
+    while world.ring.promoting("EdDSA") is None:
+        world.arm("kill-after", 3)
+        assert isinstance(world.try_tick(), Killed)
+    return kid
+
+
+def test_a_promotion_whose_document_was_overwritten_is_taken_back_and_fenced() -> None:
+    world = founded(policy=FAST)
+    current = world.kid(Stage.CURRENT)
+    only = [jwk for jwk in jwks.parse(world.documents["acme/jwks.json"][0]).keys if jwk["kid"] == current]  # type: ignore[union-attr]
+    kid = promotion_begun(world)
+    token = world.pointers["EdDSA"].token
+    world.restore(jwks.serialize(only, 0))
+    world.tick()
+    key = world.ring.by_kid(kid)
+    assert key
+    assert not key.promoting
+    assert world.kid(Stage.CURRENT) == current
+    assert world.pointers["EdDSA"].token != token, "a worker that still stalls in that promotion must fail"
+    world.run(timedelta(hours=27))
+    assert world.kid(Stage.CURRENT) == kid
+
+
+def test_a_promotion_that_was_begun_is_rolled_forward_by_anybody() -> None:
+    world = founded(policy=FAST)
+    kid = promotion_begun(world)
+    world.tick("b")
+    assert world.kid(Stage.CURRENT) == kid
+
+
+def test_retiring_an_algorithm_in_the_middle_of_its_promotion_ends_both_keys() -> None:
+    world = founded(policy=FAST)
+    promotion_begun(world)
+    world.configure(replace(FAST, algorithms=("ES256",)))
+    world.engine().retire("EdDSA")
+    world.run(timedelta(days=5))
+    assert world.pointers["EdDSA"].id is None
+    assert {key.stage for key in world.ring.of("EdDSA")} == {Stage.RETIRED}
+
+
+def test_revoking_a_key_whose_promotion_was_begun_fences_once_and_keeps_the_old_key() -> None:
+    world = founded(policy=FAST)
+    current = world.kid(Stage.CURRENT)
+    kid = promotion_begun(world)
+    world.engine().revoke(kid, "leaked")
+    world.tick()
+    assert world.steps().count("fence") == 1
+    assert world.kid(Stage.CURRENT) == current
+
+
+def test_revoking_a_key_to_which_the_pointer_moved_a_moment_ago_moves_it_back() -> None:
+    world = founded(policy=FAST)
+    current = world.kid(Stage.CURRENT)
+    kid = promotion_begun(world)
+    key = world.ring.by_kid(kid)
+    assert key
+    world.move_pointer_by_hand("EdDSA", key.id)
+    world.engine().revoke(kid, "leaked")
+    world.tick()
+    assert world.pointers["EdDSA"].id == world.ring.by_kid(current).id  # type: ignore[union-attr]
+
+
+def test_a_pointer_moved_by_hand_to_a_key_retired_long_ago_is_moved_back() -> None:
+    world = founded()
+    first = world.ring.current("EdDSA")
+    assert first
+    world.run(timedelta(days=130), every=timedelta(hours=6))
+    assert world.ring.key(first.id) is None
+    world.move_pointer_by_hand("EdDSA", first.id)
+    world.tick()
+    assert world.pointers["EdDSA"].id == world.ring.current("EdDSA").id  # type: ignore[union-attr]
+
+
+# -- small print -------------------------------------------------------------------------------------------------
+
+
+def test_a_public_url_that_serves_html_or_an_old_copy_stops_the_clock() -> None:
+    for fetched, words in (
+        (Fetched(b"<html>", "max-age=300, stale-if-error=0"), "does not serve a JWKS"),
+        (Fetched(b'{"keys": []}', "max-age=300, stale-if-error=0", timedelta(days=2)), "2d old"),
+    ):
+        world = World(urls=(URL,))
+        world.init()
+        engine = world.engine()
+        engine._observer._web.fetch = lambda _, fetched=fetched: fetched  # type: ignore[method-assign, misc]
+        outcome = engine.tick()
+        assert any(words in wait.reason for wait in outcome.plan.waits)
+
+
+def test_a_revoke_says_when_a_url_does_not_answer() -> None:
+    world = World(urls=(URL,))
+    world.init()
+    world.tick()
+    world.tick()
+    world.advance(timedelta(days=2))
+    world.engine().revoke(world.kid(Stage.CURRENT), "leaked")
+    world.unreachable.add(URL)
+    outcome = world.tick()
+    assert any("does not answer" in wait.reason for wait in outcome.plan.waits)
+
+
+def test_denied_writes_are_not_mistaken_for_lost_races() -> None:
+    world = founded(policy=FAST)
+    world.advance(timedelta(days=5))
+    engine = world.engine()
+
+    def denied(*_: object) -> str:
+        raise AccessDenied("s3:PutObject on acme is denied")
+
+    store = engine._ledger._store
+    honest, store.replace = store.replace, denied  # type: ignore[method-assign, assignment]
+    before = len(world.effects)
+    with pytest.raises(AccessDenied):
+        engine.tick()
+    assert world.effects[before:].count("read acme/ledger.json") == 2, "once to observe, once to note the trouble"
+    store.replace = honest  # type: ignore[method-assign]
+    world.restore(jwks.serialize([], 0))
+    engine._steps._public.replace = denied  # type: ignore[method-assign, assignment]
+    with pytest.raises(AccessDenied):
+        engine.tick()
+
+
+def test_a_plan_that_never_ends_is_given_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = founded()
+    monkeypatch.setattr("rotator.engine.MAX_STEPS", 3)
+    world.engine().revoke(world.kid(Stage.CURRENT), "leaked")
+    with pytest.raises(RotatorError, match="no end"):
+        world.tick()
+
+
+def test_without_a_cdn_a_revoke_has_nothing_to_invalidate() -> None:
+    world = founded()
+    engine = world.engine()
+    engine._steps._cdn = None
+    engine.revoke(world.kid(Stage.CURRENT), "leaked")
+    engine.tick()
+    assert world.ring.documents["jwks"].invalidate_due is False
+
+
+def test_nonces_are_random_by_default() -> None:
+    world = World()
+    ports = Ports(world, "a")
+    engine = Engine(world.keyset, ledger=ports, public=ports, keys=ports, clock=lambda: world.now, web=ports)
+    assert engine.init()
+    engine.tick()
+    assert len({key.id for key in world.ring.keys}) == 2
+    assert all(len(key.id) == 36 for key in world.ring.keys)
+
+
+def test_retiring_an_algorithm_that_never_signed_has_no_pointer_to_clear() -> None:
+    world = founded(policy=FAST)
+    world.configure(replace(FAST, algorithms=("EdDSA", "ES256")))
+    world.tick()
+    world.configure(FAST)
+    world.engine().retire("ES256")
+    world.tick()
+    assert "ES256" not in world.pointers
+    assert {key.stage for key in world.ring.of("ES256")} == {Stage.RETIRED}

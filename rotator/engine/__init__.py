@@ -75,7 +75,7 @@ class Engine:
         public: DocumentStore,
         keys: KeyStore,
         clock: Clock,
-        web: Web | None = None,
+        web: Web,
         cdn: Cdn | None = None,
         report: Callable[[Report], None] = _ignore,
         nonce: Callable[[], str] = _nonce,

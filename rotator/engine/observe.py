@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from rotator.errors import Refused, RotatorError, StoreError
+from rotator.errors import Refused, StoreError
 from rotator.keys import jwks
 from rotator.keys.algorithms import algorithm
 from rotator.keys.plan import Observed
@@ -67,7 +67,7 @@ class Observer:
         public: DocumentStore,
         keys: KeyStore,
         clock: Clock,
-        web: Web | None,
+        web: Web,
     ) -> None:
         self.keyset = keyset
         self._ledger, self._public, self._keys, self._clock, self._web = ledger, public, keys, clock, web
@@ -140,7 +140,7 @@ class Observer:
         found = []
         for url in document.urls:
             try:
-                fetched = self._fetch(url)
+                fetched = self._web.fetch(url)
             except StoreError as exc:
                 return [], str(exc)
             if fetched is None:
@@ -167,11 +167,6 @@ class Observer:
             return f"{url} serves a copy {text(fetched.age)} old; the policy counts on {text(policy.staleness)}"
         return None
 
-    def _fetch(self, url: str) -> Fetched | None:
-        if self._web is None:
-            raise RotatorError(f"Key set {self.keyset.name}: {url} is configured, but nothing here can fetch it.")
-        return self._web.fetch(url)
-
     def read_again(self, document: PublicDocument, world: World) -> None:
         """Read one public document at its origin into ``world``."""
         reading = self._public.read(document.path)
@@ -186,7 +181,7 @@ class Observer:
             return f"{document.path} still shows it" if kid in world.seen[document.name].kids() else None
         for url in document.urls:
             try:
-                fetched = self._fetch(url)
+                fetched = self._web.fetch(url)
             except StoreError as exc:
                 return str(exc)
             keys = jwks.parse(fetched.body) if fetched else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from rotator.errors import AccessDenied, Conflict, RotatorError, StoreError
+from rotator.errors import AccessDenied, RotatorError, StoreError
 from rotator.keys import facts, jwks
 from rotator.keys import plan as planning
 from rotator.keys.algorithms import algorithm
@@ -123,10 +123,8 @@ class Steps:
         return KeyRef(self.keyset.name, algorithm(key.alg), key.id, key.kid or "", key.handle or "")
 
     def _key(self, world: World, step: Step) -> Key:
-        key = world.ring.key(step.key or "")
-        if key is None:
-            raise Conflict(f"Key set {self.keyset.name}: key {step.key} left the ledger.")
-        return key
+        # The step was planned from this very keyring.
+        return next(key for key in world.ring.keys if key.id == step.key)
 
     # -- the steps: making a key ---------------------------------------------------------------------------------
 
@@ -328,8 +326,7 @@ class Steps:
 
     def _destroy(self, step: Step, world: World) -> None:
         key = self._key(world, step)
-        if key.handle is not None:
-            self._keys.destroy(self._ref(key))
+        self._keys.destroy(self._ref(key))
         self.commit(world, world.ring.with_key(key.id, destroyed_at=self.now(world.ring)), step)
 
     def _forget(self, step: planning.Forget, world: World) -> None:
