@@ -1,0 +1,194 @@
+"""Where everything meets: the only module that knows every store, and the only one that reads the clock.
+
+A new store is a file, a line in one of the dicts here, and the form of its URI in ``settings.uris``. What a run does
+not need is not imported, and no client is built before its first call.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rotator.engine import Engine
+from rotator.errors import ConfigurationError, RotatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from rotator.engine import Outcome, Report
+    from rotator.ports import Cdn, DocumentStore, KeyStore
+    from rotator.settings import Configuration, Location
+
+
+def now() -> datetime:
+    """The time, in UTC."""
+    return datetime.now(UTC)
+
+
+# -- stores ----------------------------------------------------------------------------------------------------------
+
+
+def _client(configuration: Configuration, service: str, **options: Any) -> Callable[[], Any]:
+    """What builds the one client of ``service`` when it is first called for."""
+    from rotator import aws
+
+    settings = configuration.settings.aws
+    endpoint = settings.endpoint_url
+    if service == "s3":
+        endpoint = settings.s3_endpoint_url or endpoint
+        options |= {"path_style": True} if settings.s3_path_style else {}
+    return partial(aws.client, service, settings.region, endpoint, **options)
+
+
+def _local_keys(configuration: Configuration, _: DocumentStore) -> KeyStore:
+    from rotator.stores.local import LocalKeys
+
+    return LocalKeys(Path(configuration.keys.path), configuration.passphrase)
+
+
+def _secretsmanager_keys(configuration: Configuration, _: DocumentStore) -> KeyStore:
+    from rotator.stores.secretsmanager import SecretsManagerKeys
+
+    options = configuration.settings.secretsmanager
+    return SecretsManagerKeys(
+        _client(configuration, "secretsmanager"),
+        configuration.keys.path,
+        kms_key=options.kms_key,
+        tags=options.tags,
+        pem=options.pem,
+    )
+
+
+def _kms_keys(configuration: Configuration, ledger: DocumentStore) -> KeyStore:
+    from rotator.stores.kms import KmsKeys
+
+    options = configuration.settings.kms
+    return KmsKeys(
+        _client(configuration, "kms"),
+        _client(configuration, "resourcegroupstaggingapi"),
+        ledger,
+        configuration.keys.path,
+        client_once=_client(configuration, "kms", attempts=1),
+        deletion_window_days=options.deletion_window.days,
+        tags=options.tags,
+        current_alias=options.current_alias,
+    )
+
+
+def _filesystem_documents(_: Configuration, at: Location, *, private: bool) -> DocumentStore:
+    from rotator.documents.filesystem import FilesystemDocuments
+
+    return FilesystemDocuments(Path(at.path), private=private)
+
+
+def _s3_documents(configuration: Configuration, at: Location, *, private: bool) -> DocumentStore:
+    from rotator.documents.s3 import S3Documents
+
+    options = configuration.settings.ledger if private else configuration.settings.public
+    return S3Documents(_client(configuration, "s3"), at.bucket, at.path, sse_kms_key=options.sse_kms_key)
+
+
+#: What makes the store behind each scheme of ``stores.keys``; KMS keeps its pointers beside the ledger.
+KEY_STORES: Mapping[str, Callable[[Configuration, DocumentStore], KeyStore]] = {
+    "secretsmanager": _secretsmanager_keys,
+    "kms": _kms_keys,
+    "file": _local_keys,
+}
+
+#: What makes the store behind each scheme of ``stores.ledger`` (private) and ``stores.public``.
+DOCUMENT_STORES: Mapping[str, Callable[..., DocumentStore]] = {"s3": _s3_documents, "file": _filesystem_documents}
+
+
+def _documents(configuration: Configuration, at: Location, *, private: bool) -> DocumentStore:
+    return DOCUMENT_STORES[at.scheme](configuration, at, private=private)
+
+
+def _cdn(configuration: Configuration) -> Cdn | None:
+    distribution = configuration.settings.cloudfront.distribution_id
+    if distribution is None:
+        return None
+    from rotator.documents.cloudfront import CloudFront
+
+    return CloudFront(_client(configuration, "cloudfront"), distribution)
+
+
+# -- what daemon and command line ask ------------------------------------------------------------------------------
+
+
+def engines(
+    configuration: Configuration,
+    report: Callable[[Report], None] = lambda _: None,
+    only: Sequence[str] | None = None,
+) -> dict[str, Engine]:
+    """An engine for each key set (or for those named in ``only``), in the order of the configuration.
+
+    They share stores and clients. Nothing is read and nothing is asked of any store yet.
+
+    Raises:
+        ConfigurationError: ``only`` names a key set that is not configured.
+    """
+    from rotator.documents.web import HttpsWeb
+
+    known = {keyset.name for keyset in configuration.keysets}
+    wanted = known if only is None else set(only)
+    if unknown := sorted(wanted - known):
+        raise ConfigurationError(
+            f"There is no key set {', '.join(map(repr, unknown))}; known are {', '.join(sorted(known))}."
+        )
+    ledger = _documents(configuration, configuration.ledger, private=True)
+    public = _documents(configuration, configuration.public, private=False)
+    keys = KEY_STORES[configuration.keys.scheme](configuration, ledger)
+    web, cdn = HttpsWeb(), _cdn(configuration)
+    return {
+        keyset.name: Engine(keyset, ledger=ledger, public=public, keys=keys, clock=now, web=web, cdn=cdn, report=report)
+        for keyset in configuration.keysets
+        if keyset.name in wanted
+    }
+
+
+def public_directory(configuration: Configuration) -> Path | None:
+    """The directory of the public documents; ``None``: they are not files."""
+    return Path(configuration.public.path) if configuration.public.scheme == "file" else None
+
+
+def public_documents(configuration: Configuration) -> DocumentStore | None:
+    """The public documents, where they are files that the loopback server may serve."""
+    if public_directory(configuration) is None:
+        return None
+    return _documents(configuration, configuration.public, private=False)
+
+
+def lambda_handler(_event: object, _context: object) -> dict[str, Any]:
+    """Tick every key set once, as AWS Lambda calls it; configured by ``ROTATOR_CONFIG`` and the environment.
+
+    Raises:
+        RotatorError: a key set failed; all others had their turn before.
+        ConfigurationError: the configuration is wrong.
+    """
+    from rotator.daemon import fault
+    from rotator.logs import Log
+    from rotator.settings import Configuration
+
+    log = Log()
+    done: list[dict[str, Any]] = []
+    faults: list[str] = []
+    for name, engine in engines(Configuration.load(), log.step).items():
+        try:
+            done.append({"name": name, **_summary(engine.tick())})
+        except Exception as exc:  # noqa: BLE001 - whatever it is, the others have their turn
+            faults.append(str(exc) if isinstance(exc, RotatorError) else f"Key set {name}: {fault(exc)}")
+            log.say("error", "failed", keyset=name, error=faults[-1])
+    if faults:
+        raise RotatorError(f"{len(faults)} of {len(faults) + len(done)} key sets failed.\n" + "\n".join(faults))
+    return {"keysets": done}
+
+
+def _summary(outcome: Outcome) -> dict[str, Any]:
+    due = outcome.plan.due
+    return {
+        "steps": [{"step": done.step, "reason": done.reason, "kid": done.kid} for done in outcome.steps],
+        "next_change": due and due.isoformat(),
+        "clock_fault": outcome.clock_fault,
+    }
