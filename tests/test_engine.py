@@ -965,3 +965,27 @@ def test_retiring_an_algorithm_that_never_signed_has_no_pointer_to_clear() -> No
     world.tick()
     assert "ES256" not in world.pointers
     assert {key.stage for key in world.ring.of("ES256")} == {Stage.RETIRED}
+
+
+def test_an_old_ledger_restored_under_a_live_daemon_stops_it() -> None:
+    world = founded(policy=FAST)
+    old = world.documents["acme/ledger.json"]
+    world.run(timedelta(days=4, hours=2))
+    pointer, kids = world.pointers["EdDSA"], world.public_kids()
+    world.documents["acme/ledger.json"] = (old[0], "restored", old[2])
+    with pytest.raises(Refused, match="older than the world"):
+        world.tick()
+    assert (world.pointers["EdDSA"], world.public_kids()) == (pointer, kids)
+
+
+def test_a_pointer_is_never_moved_back_to_a_key_that_cannot_sign() -> None:
+    world = founded()
+    current = world.ring.current("EdDSA")
+    stray = world.ring.by_kid(world.kid(Stage.NEXT))
+    assert current
+    assert stray
+    world.move_pointer_by_hand("EdDSA", stray.id)
+    world.disabled.add(current.handle or "")
+    with pytest.raises(StoreError, match="disabled"):
+        world.engine().tick()
+    assert world.pointers["EdDSA"].id == stray.id

@@ -18,7 +18,7 @@ from rotator.keys.publication import Seen, foreign, guard, project
 from rotator.ports import Headers, Intent, KeyRef
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from rotator.engine.ledger import Ledger
@@ -242,13 +242,24 @@ class Steps:
         pointer = world.pointers[key.alg]
         strayed = pointer.id if pointer.id != key.id else None
         if strayed is not None or pointer.id is None:
-            self._prove(key, world)
+            # A forced key waits for nobody: the person who revoked its predecessor was told what that costs.
+            self._prove(key, [] if key.forced else self._as_published(key, world))
             world.pointers[key.alg] = self._keys.move_pointer(pointer, self._ref(key))
         ring = facts.activated(world.ring, self.keyset.policy, key.id, strayed, self.now(world.ring))
         self.commit(world, ring, step)
 
-    def _prove(self, key: Key, world: World) -> None:
-        """Sign through the store that issuers use, and verify as verifiers do.
+    def _as_published(self, key: Key, world: World) -> list[jwks.Jwk | None]:
+        """``key`` as verifiers get it, from every place."""
+        copies: list[jwks.Jwk | None] = []
+        for document in self.keyset.documents_of(key.alg):
+            sets, fault = self._observer.look_in_public(document, world)
+            if fault:
+                raise StoreError(f"Key set {self.keyset.name}: {key.kid} is not promoted: {fault}.")
+            copies += [keys.key(key.kid or "") for keys in sets]
+        return copies
+
+    def _prove(self, key: Key, copies: Sequence[jwks.Jwk | None]) -> None:
+        """Sign through the store that issuers use; verify with the ledger's public half and with ``copies``.
 
         Raises:
             StoreError: the store cannot sign with it, or a verifier would reject the signature.
@@ -256,23 +267,18 @@ class Steps:
         row = algorithm(key.alg)
         message = f"rotator proof {self.keyset.name} {key.kid} {self._nonce()}".encode()
         signature = self._keys.sign(self._ref(key), message)
-        copies = [key.jwk]
-        if not key.forced:
-            for document in self.keyset.documents_of(key.alg):
-                sets, fault = self._observer.look_in_public(document, world)
-                if fault:
-                    raise StoreError(f"Key set {self.keyset.name}: {key.kid} is not promoted: {fault}.")
-                copies += [keys.key(key.kid or "") for keys in sets]
-        for jwk in copies:
+        for jwk in (key.jwk, *copies):
             if jwk is None or not verify(jwk, row, message, signature):
                 raise StoreError(
-                    f"Key set {self.keyset.name}: {key.kid} is not promoted: what it signs does not verify with the"
-                    " published key. The old key goes on signing. Revoke this one to have another made."
+                    f"Key set {self.keyset.name}: the pointer is not moved to {key.kid}: what it signs does not verify"
+                    " with the published key. The old key goes on signing. Revoke this one to have another made."
                 )
 
     def _repair_pointer(self, step: Step, world: World) -> None:
         key = self._key(world, step)
         pointer = world.pointers[key.alg]
+        # A ledger restored from yesterday may call a key current that cannot sign any more: never lead issuers there.
+        self._prove(key, [])
         world.pointers[key.alg] = self._keys.move_pointer(pointer, self._ref(key))
         self._record_strayed(step, pointer.id, world)
 

@@ -309,6 +309,15 @@ def _ledger_explains_the_world(v: View) -> Iterator[Finding]:
                 " the ledger is older than the world. Nothing was changed. Restore the newest ledger, or run"
                 " 'rotator recover' (README, 'Lost ledger')."
             )
+    for document in v.keyset.documents:
+        seen = v.seen(document)
+        # The document was read before the ledger: it cannot come from a revision that the ledger has yet to reach.
+        if seen.jwks and seen.jwks.revision is not None and seen.jwks.revision > v.ring.revision:
+            raise Refused(
+                f"Key set {v.keyset.name}: {document.path} was made from ledger revision {seen.jwks.revision}, but the"
+                f" ledger is at {v.ring.revision}: the ledger is older than the world. Nothing was changed. Restore the"
+                " newest ledger, or run 'rotator recover' (README, 'Lost ledger')."
+            )
     if v.ring.founded_at is None:
         for document in v.keyset.documents:
             if v.seen(document).exists:

@@ -280,7 +280,9 @@ class KmsKeys:
             key = self._describe(arn)
             if key is not None and key.get("KeyState") in {"Enabled", "Disabled"}:
                 created_at = key["CreationDate"].astimezone(UTC)
-                strays.append(Stray(arn, tags["rotator:ledger"], tags["rotator:intent"], tags["rotator:attempt"], created_at))
+                strays.append(
+                    Stray(arn, tags["rotator:ledger"], tags["rotator:intent"], tags["rotator:attempt"], created_at)
+                )
         return strays
 
     def discard(self, stray: Stray) -> None:

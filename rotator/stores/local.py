@@ -10,19 +10,18 @@ Directories are 0700 and files 0600; anything looser is refused.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import re
 import secrets
 import shlex
 import stat
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, get_args
 
-from rotator.errors import AccessDenied, ConfigurationError, Conflict, Refused, RotatorError, StoreError
+from rotator import files
+from rotator.errors import AccessDenied, ConfigurationError, Conflict, Refused
 from rotator.keys import jwks, material
 from rotator.ports import Pointer, StoredKey, Traits
 
@@ -38,11 +37,8 @@ if TYPE_CHECKING:
 _KEYSET = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 
-_POINTER, _LOCK = "pointer.json", ".lock"
+_POINTER = "pointer.json"
 _KEY, _DISABLED = ".pem", ".pem.disabled"
-
-#: How often a lock is tried, and the seconds between: it is held for a few fsyncs, or while one key is generated.
-_TRIES, _PAUSE = 500, 0.02
 
 #: OpenSSL takes no others.
 _PASSPHRASE_BYTES = range(1, 1024)
@@ -77,7 +73,7 @@ class LocalKeys:
         """See :meth:`rotator.ports.KeyStore.check`."""
         for algorithm in algorithms:
             directory = self._directory(keyset, algorithm)
-            with _translated("check", directory):
+            with files.translated("check", directory):
                 made = self._refuse_loose(directory)
                 nearest = next(each for each in (directory, *directory.parents) if each.exists())
                 if not os.access(nearest, os.W_OK | os.X_OK):
@@ -93,7 +89,7 @@ class LocalKeys:
         """See :meth:`rotator.ports.KeyStore.holds`."""
         del algorithms  # Keys of an algorithm that is no longer configured count, too.
         home = self._root / _checked(keyset, _KEYSET, "a key set")
-        with _translated("look into", home):
+        with files.translated("look into", home):
             try:
                 directories = sorted(each for each in home.iterdir() if each.is_dir())
             except FileNotFoundError:
@@ -103,7 +99,7 @@ class LocalKeys:
     def read_pointer(self, keyset: str, algorithm: Algorithm) -> Pointer:
         """See :meth:`rotator.ports.KeyStore.read_pointer`."""
         directory = self._directory(keyset, algorithm)
-        with _translated("read the pointer in", directory):
+        with files.translated("read the pointer in", directory):
             self._refuse_loose(directory)
             named = _read_pointer(directory, algorithm)
             return Pointer(named.id, named.token)
@@ -112,24 +108,24 @@ class LocalKeys:
         """See :meth:`rotator.ports.KeyStore.create`."""
         directory = self._directory(intent.keyset, intent.algorithm)
         file = directory / f"{_checked(intent.id, _ID, 'an intent')}{_KEY}"
-        with _translated("create", file), self._locked(directory):
+        with files.translated("create", file), self._locked(directory):
             private = self._existing(file, intent.algorithm)
             if private is None:
                 private = material.generate(intent.algorithm, intent.rsa_bits)
                 try:
-                    with _half_written(file, material.private_pem(private, self._passphrase)) as half:
+                    with files.half_written(file, material.private_pem(private, self._passphrase)) as half:
                         os.link(half, file)
                 except FileExistsError:
                     # A worker on another host, whose lock does not reach here, was faster: a link never overwrites.
                     private = self._load(file, intent.algorithm)
             # Also for a key that was there: who made it may have crashed before this line.
-            _sync(directory)
+            files.sync(directory)
             return StoredKey(file.name, material.spki(private))
 
     def sign(self, ref: KeyRef, message: bytes) -> bytes:
         """See :meth:`rotator.ports.KeyStore.sign`."""
         file = self._file(ref)
-        with _translated("sign with", file):
+        with files.translated("sign with", file):
             self._refuse_loose(file.parent)
             try:
                 private = self._load(file, ref.algorithm)
@@ -231,7 +227,7 @@ class LocalKeys:
     def _locked(self, directory: Path) -> Iterator[None]:
         """Be the only writer in ``directory``, which is made where it is missing; a crash lets go."""
         if not self._refuse_loose(directory):
-            _make(directory)
+            files.make(directory)
             self._refuse_loose(directory)
         with _alone_in(directory):
             yield
@@ -241,25 +237,25 @@ class LocalKeys:
     ) -> Pointer:
         directory = self._directory(keyset, algorithm)
         file = directory / _POINTER
-        with _translated("write", file), self._locked(directory):
+        with files.translated("write", file), self._locked(directory):
             found = _read_pointer(directory, algorithm)
             if found.token != pointer.token:
                 raise Conflict(f"{file} was moved or fenced by somebody else meanwhile.")
             named = replace(becomes(found), token=secrets.token_hex(16))
-            with _half_written(file, _serialized(named, algorithm)) as half:
+            with files.half_written(file, _serialized(named, algorithm)) as half:
                 half.replace(file)
-            _sync(directory)
+            files.sync(directory)
             return Pointer(named.id, named.token)
 
     def _end(self, ref: KeyRef, deed: str, effect: Callable[[Path], object]) -> None:
         file = self._file(ref)
-        with _translated(deed, file):
+        with files.translated(deed, file):
             # Loose modes are no reason to let a key live.
             if file.parent.is_dir():
                 with _alone_in(file.parent):
                     with suppress(FileNotFoundError):
                         effect(file)
-                    _sync(file.parent)
+                    files.sync(file.parent)
 
 
 def _checked(name: str, pattern: re.Pattern[str], what: str) -> str:
@@ -342,80 +338,10 @@ def _refuse_others(path: Path, found: os.stat_result, wanted: int, hint: str = "
         )
 
 
-def _make(directory: Path) -> None:
-    if directory.is_dir():
-        return
-    _make(directory.parent)
-    with suppress(FileExistsError):
-        directory.mkdir(0o700)
-    _sync(directory.parent)
-
-
 @contextmanager
 def _alone_in(directory: Path) -> Iterator[None]:
-    lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        _wait_for(lock, directory)
+    with files.alone_in(directory, 0o600, os.O_NOFOLLOW):
         # Whoever left a half-written file is dead, or it would hold the lock; it may hold a private key.
-        for half in directory.glob(".*.tmp"):
+        for half in directory.glob(files.half_name("*")):
             half.unlink(missing_ok=True)
         yield
-    finally:
-        os.close(lock)
-
-
-def _wait_for(lock: int, directory: Path) -> None:
-    for _ in range(_TRIES):
-        try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_PAUSE)
-    raise StoreError(
-        f"{directory / _LOCK} has been held by another process for {_TRIES * _PAUSE:.0f} s: it is stalled. "
-        "The next tick tries again; `fuser` on that file names the process."
-    )
-
-
-@contextmanager
-def _half_written(file: Path, content: bytes) -> Iterator[Path]:
-    """A new file beside ``file`` that holds ``content`` durably, to be linked or renamed; gone afterwards."""
-    half = file.with_name(f".{file.name}.tmp")
-    try:
-        descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(descriptor)
-        yield half
-    finally:
-        with suppress(OSError):
-            half.unlink()
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _translated(deed: str, path: Path) -> Iterator[None]:
-    """Raise what the operating system refuses inside as ours, with the path and what to do."""
-    try:
-        yield
-    except OSError as exc:
-        raise _translation(exc, f"Cannot {deed} {path}", str(exc.filename or path)) from exc
-
-
-def _translation(exc: OSError, failed: str, where: str) -> RotatorError:
-    if exc.errno in {errno.EACCES, errno.EPERM}:
-        return AccessDenied(f"{failed}: {where} is closed to uid {os.geteuid()}. Give it to that user (chown).")
-    if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return StoreError(f"{failed}: the disk is full. Free some space; the next tick tries again.")
-    if exc.errno == errno.EROFS:
-        return ConfigurationError(f"{failed}: the file system is read-only. Mount it writable, or mend the URI.")
-    if exc.errno in {errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTSUP, errno.ENOLCK}:
-        return ConfigurationError(f"{failed}: {exc.strerror} ({where}). Mend that path, or the URI.")
-    return StoreError(f"{failed}: {exc.strerror} ({where}). The next tick tries again.")

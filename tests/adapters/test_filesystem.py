@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from rotator import files
 from rotator.documents import filesystem
 from rotator.documents.filesystem import FilesystemDocuments
 from rotator.errors import AccessDenied, ConfigurationError, Conflict, StoreError
@@ -291,7 +292,7 @@ def test_a_stalled_writer_is_waited_for_only_so_long(
     documents: FilesystemDocuments, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = documents.create(PATH, b"old", JWKS)
-    monkeypatch.setattr(filesystem, "_TRIES", 3)
+    monkeypatch.setattr(files, "_TRIES", 3)
     with (root / "acme/.lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for attempt in (lambda: documents.read(PATH), lambda: documents.replace(PATH, b"new", JWKS, version)):

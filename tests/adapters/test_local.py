@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from rotator import files
 from rotator.errors import AccessDenied, ConfigurationError, Refused, StoreError
 from rotator.keys import jwks, material
 from rotator.keys.algorithms import ALGORITHMS
@@ -615,7 +616,7 @@ def test_a_stalled_writer_is_waited_for_only_so_long(
     keys: LocalKeys, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ref, pointer = made_current(keys)
-    monkeypatch.setattr(local, "_TRIES", 3)
+    monkeypatch.setattr(files, "_TRIES", 3)
     with (home / ".lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for attempt in (lambda: keys.fence("acme", ES256, pointer), lambda: keys.destroy(ref)):
