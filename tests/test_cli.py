@@ -8,7 +8,9 @@ import pty
 import re
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -430,6 +432,18 @@ def test_times_and_durations_name_the_same_moment() -> None:
     assert moment("+1h30m", now) == moment("2026-05-01T01:30:00Z", now) == moment("2026-05-01T03:30+02:00", now)
 
 
+def test_plan_shows_a_key_set_that_cannot_be_planned_beside_the_others(operator: Operator) -> None:
+    operator.configure("acme", "globex")
+    operator.does("init", "globex")
+    shown = operator.does("plan")
+    assert shown.exit_code == 3
+    assert (
+        shown.stdout
+        == "acme\n  cannot be planned: see the error below\nglobex\n  do     intend ES256: no key signs yet\n"
+    )
+    assert "rotator init" in shown.stderr
+
+
 def test_plan_and_status_name_the_foreign_keys_and_the_waits_without_an_end(operator: Operator) -> None:
     operator.started()
     operator.add_foreign("legacy-2019")
@@ -497,6 +511,16 @@ def test_drop_removes_a_foreign_key_by_a_prefix_of_its_kid(operator: Operator) -
     assert "legacy-2019" not in operator.public()
 
 
+def test_a_foreign_kid_cannot_steer_the_terminal(operator: Operator) -> None:
+    operator.started()
+    operator.add_foreign("evil\x1b[2J\u202e")
+    for words in (("tick",), ("status",), ("plan",), ("drop", "acme", "nobody")):
+        said = operator.does(*words).output
+        assert "evil" in said
+        assert not {"\x1b", "\u202e"} & set(said)
+    assert operator.does("drop", "acme", "evil\x1b[2J").exit_code == 0
+
+
 def test_drop_of_a_key_that_is_not_foreign_changes_nothing(operator: Operator) -> None:
     operator.started()
     before = operator.snapshot()
@@ -550,16 +574,28 @@ def test_a_revoke_is_seen_out_until_no_url_shows_the_key(operator: Operator) -> 
     assert again.exit_code == 0, "a second time changes nothing"
 
 
+def hurry(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let the pauses of a revoke take no time; returns the seconds that seem to have passed."""
+    seconds = [0.0]
+
+    def sleep(pause: float) -> None:
+        seconds[0] += pause
+
+    monkeypatch.setattr(requests, "time", SimpleNamespace(monotonic=lambda: seconds[0], sleep=sleep))
+    return seconds
+
+
 def test_a_revoke_that_is_not_over_says_who_still_shows_the_key_and_until_when(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operator.started()
     monkeypatch.setattr(requests, "_is_gone", lambda *_: False)
     monkeypatch.setattr(requests, "_why", lambda *_: "https://cdn.example/jwks.json still shows it")
-    monkeypatch.setattr(requests, "_PAUSE", 0.01)
-    told = operator.does("revoke", "acme", operator.keys()["current"], "--reason", "x", "--yes", "--wait", "0.1s")
+    clock = hurry(monkeypatch)
+    told = operator.does("revoke", "acme", operator.keys()["current"], "--reason", "x", "--yes", "--wait", "1m")
     assert told.exit_code == 1
-    assert "Looking again for" in told.stdout
+    assert clock == [60]
+    assert "Looking again for 60 s; it is safe to stop (Ctrl-C)." in told.stdout
     assert (
         "https://cdn.example/jwks.json still shows it. A verifier may trust it until 2026-05-02 04:05:00Z"
         in told.stderr
@@ -568,7 +604,7 @@ def test_a_revoke_that_is_not_over_says_who_still_shows_the_key_and_until_when(
 
 def test_a_revoke_goes_on_after_a_tick_that_failed(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
     operator.started()
-    monkeypatch.setattr(requests, "_PAUSE", 0.01)
+    hurry(monkeypatch)
     tick, failures = Engine.tick, iter([StoreError("S3 is away")])
 
     def flaky(engine: Engine) -> Any:
@@ -692,6 +728,22 @@ def test_a_key_set_that_fails_elsewhere_keeps_its_order_and_its_error(operator: 
     assert (done["c"], str(done["b"]), done["a"]) == ("C", "b is broken", "A")
 
 
+def test_long_work_shows_a_person_that_it_goes_on(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from rotator.settings import Configuration
+
+    monkeypatch.setattr(output, "is_terminal", lambda: True)
+    monkeypatch.setattr(fleet, "_SHOW_AFTER", 0.01)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    operator.configure("acme", "globex")
+    engines = app.engines(Configuration.load(operator.file))
+    assert fleet.each(engines, lambda _: time.sleep(0.3), "making keys") == {"acme": None, "globex": None}
+    said = capfd.readouterr()
+    assert "making keys" in said.err
+    assert said.out == ""
+
+
 def test_no_command_prints_key_material(operator: Operator) -> None:
     operator.configure(algorithms=["ES256", "EdDSA"])
     said = [operator.does(*words).output for words in (("init",), ("tick",), ("status",), ("status", "--json"))]
@@ -755,3 +807,21 @@ def test_a_person_sees_steps_in_words_and_colours_and_tables(operator: Operator)
     assert "\x1b[1;32mcurrent\x1b[0m" in table
     plain = on_a_terminal("--config", str(operator.file), "status", cwd=operator.home, env={"NO_COLOR": "1"})
     assert "\x1b[1;32m" not in plain
+
+
+def test_status_shows_the_keys_of_the_ledger_while_the_public_documents_cannot_be_read(tmp_path: Path) -> None:
+    config = tmp_path / "rotator.toml"
+    config.write_text(
+        "\n".join(f'{name} = "file://{tmp_path}/{name}"' for name in ("keys", "ledger", "public")).join(
+            ("[stores]\n", '\n[policy]\nalgorithms = ["ES256"]\n[[keysets]]\nname = "acme"\n')
+        )
+    )
+    for command in ("init", "tick"):
+        assert CliRunner().invoke(commands, ["--config", str(config), command]).exit_code == 0
+    document = tmp_path / "public/acme/.well-known/jwks.json"
+    document.unlink()
+    document.mkdir()
+    shown = CliRunner().invoke(commands, ["--config", str(config), "status"])
+    assert shown.exit_code != 0
+    assert "current" in shown.output
+    assert "see the error below" in shown.output

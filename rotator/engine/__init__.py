@@ -131,6 +131,14 @@ class Engine:
             return False
         return True
 
+    def ledger(self) -> Keyring:
+        """The ledger alone: what is known of the keys, also while pointer or documents cannot be read.
+
+        Raises:
+            Refused: there is none, or it is damaged.
+        """
+        return self._ledger.read()[0]
+
     def look(self, at: datetime | None = None) -> Outcome:
         """What is, and what would be done now (or at ``at``) and why. Changes nothing."""
         world = self._observer.observe()
@@ -188,7 +196,7 @@ class Engine:
         Raises:
             Refused: no key of this kid is public.
         """
-        return facts.blast_radius(self._ledger.read()[0], self.keyset, kid, self._clock())
+        return facts.blast_radius(self.ledger(), self.keyset, kid, self._clock())
 
     def revoke(self, kid: str, reason: str) -> None:
         """Record that ``kid`` is revoked; the next ticks do the rest, and this call cannot be lost from here on.

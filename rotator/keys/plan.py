@@ -306,8 +306,8 @@ def _ledger_explains_the_world(v: View) -> Iterator[Finding]:
         if pointed is not None and not v.ring.remembers(pointed):
             raise Refused(
                 f"Key set {v.keyset.name}: issuers follow a {alg} key (intent {pointed}) that the ledger does not know:"
-                " the ledger is older than the world. Nothing was changed. Restore the newest ledger, or run"
-                " 'rotator recover' (README, 'Lost ledger')."
+                " the ledger is older than the world. Nothing was changed. Restore the newest ledger (README, 'Lost"
+                " ledger')."
             )
     for document in v.keyset.documents:
         seen = v.seen(document)
@@ -316,7 +316,7 @@ def _ledger_explains_the_world(v: View) -> Iterator[Finding]:
             raise Refused(
                 f"Key set {v.keyset.name}: {document.path} was made from ledger revision {seen.jwks.revision}, but the"
                 f" ledger is at {v.ring.revision}: the ledger is older than the world. Nothing was changed. Restore the"
-                " newest ledger, or run 'rotator recover' (README, 'Lost ledger')."
+                " newest ledger (README, 'Lost ledger')."
             )
     if v.ring.founded_at is None:
         for document in v.keyset.documents:

@@ -1,0 +1,210 @@
+"""What a person asks for: ``rotator rotate``, ``revoke``, ``retire``, ``drop``.
+
+Each is a fact in the ledger first, so that no crash can lose it, and then a tick.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rotator.cli import fleet, output, tick
+from rotator.errors import ConfigurationError, Refused, RotatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    from rotator.engine import Engine, Outcome
+    from rotator.keys.facts import BlastRadius
+    from rotator.keys.keyring import Key
+
+#: Fewer characters of a kid are too easily mistyped into another one.
+_PREFIX = 6
+
+#: Seconds between two looks at whether a revoked key is gone.
+_PAUSE = 3.0
+
+_Kid = Annotated[str, typer.Argument(metavar="KID", help=f"Its kid, or the first {_PREFIX} or more characters of it.")]
+
+
+def rotate(
+    ctx: typer.Context,
+    keyset: fleet.OneKeySet,
+    alg: Annotated[
+        str | None, typer.Option("--alg", metavar="ALG", help="Only this algorithm; all of them by default.")
+    ] = None,
+) -> None:
+    """Rotate early, if every cache holds the next key.
+
+    Where caches may lack it, nothing is changed, the exit code is 3, and the message says until when to wait.
+    For a key that is compromised, use 'rotator revoke'.
+
+    \b
+    Examples:
+      rotator rotate acme
+      rotator rotate acme --alg ES256
+    """
+    engine = fleet.one(ctx, keyset, tick.Teller())
+    algorithms: tuple[str, ...] = engine.keyset.policy.algorithms
+    if alg is None:
+        ring = engine.look().ring
+        # An algorithm whose first key does not sign yet has nothing to rotate.
+        algorithms = tuple(each for each in algorithms if ring.current(each)) or algorithms
+    engine.rotate([alg] if alg else algorithms)
+    tick.tick_now(engine)
+
+
+def retire(
+    ctx: typer.Context,
+    keyset: fleet.OneKeySet,
+    alg: Annotated[str, typer.Option("--alg", metavar="ALG", help="An algorithm that is not configured any more.")],
+) -> None:
+    """End the keys of an algorithm that is configured no more.
+
+    Issuers get no key of it from now on; its public keys stay until every token they signed has ended.
+
+    \b
+    Examples:
+      rotator retire acme --alg RS256
+    """
+    engine = fleet.one(ctx, keyset, tick.Teller())
+    engine.retire(alg)
+    tick.tick_now(engine)
+
+
+def drop(ctx: typer.Context, keyset: fleet.OneKeySet, kid: _Kid) -> None:
+    """Remove a key that somebody else made public.
+
+    Keys that rotator does not know are kept beside its own until somebody says drop; 'rotator status' names them.
+
+    \b
+    Examples:
+      rotator drop acme legacy-2019
+    """
+    engine = fleet.one(ctx, keyset, tick.Teller())
+    strangers = dict.fromkeys(each for kids in engine.look().foreign.values() for each in kids)
+    engine.drop(matched(kid, strangers, f"Key set {keyset}: foreign keys"))
+    tick.tick_now(engine)
+
+
+def revoke(
+    ctx: typer.Context,
+    keyset: fleet.OneKeySet,
+    kid: _Kid,
+    *,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept in the ledger.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
+    wait: Annotated[
+        str, typer.Option("--wait", metavar="DURATION", help="How long to wait until no public URL shows it.")
+    ] = "2m",
+) -> None:
+    """Stop trusting a key at once: for one that is compromised.
+
+    If it signs, the next key takes over immediately. It leaves the public document, its private half is stopped,
+    and a new next key is made. Tokens that it signed are rejected from then on: the cost is shown before you are
+    asked. Exit code 0 means that no public URL shows the key any more, 1 that one still does.
+
+    \b
+    Examples:
+      rotator revoke acme kA8fQ2xy --reason "laptop stolen" --dry-run
+      rotator revoke acme kA8fQ2xy --reason "laptop stolen"
+    """
+    from rotator.keys.policy import parse_duration
+
+    patience = parse_duration(wait).total_seconds()
+    configured = fleet.configuration(ctx)
+    engine = fleet.engines(configured, [keyset], tick.Teller())[keyset]
+    radius = _radius(engine, kid)
+    typer.echo(f"{keyset}: revoke {radius.kid} ({radius.alg}, {radius.stage})")
+    for sentence in radius.sentences:
+        typer.echo(f"  {sentence}")
+    if configured.keys.scheme == "secretsmanager":
+        typer.echo(
+            "  AWS keeps the private key readable by its version id for a while: whoever may call GetSecretValue"
+            " could read it there."
+        )
+    if dry_run:
+        return
+    _confirm(yes=yes)
+    engine.revoke(radius.kid, reason)
+    _see_it_out(engine, radius, patience)
+
+
+def _radius(engine: Engine, kid: str) -> BlastRadius:
+    try:
+        # In an emergency a whole kid must do, whatever else cannot be read.
+        return engine.blast_radius(kid)
+    except Refused:
+        ring = engine.look().ring
+        known = [key.kid for key in ring.keys if key.kid and key.public]
+        return engine.blast_radius(matched(kid, known, f"Key set {engine.keyset.name}: public keys"))
+
+
+def matched(kid: str, known: Iterable[str], what: str) -> str:
+    """The one of ``known`` that ``kid`` names or begins.
+
+    Raises:
+        ConfigurationError: none, or more than one.
+    """
+    choices = list(known)
+    if kid in choices:
+        return kid
+    found = [each for each in choices if len(kid) >= _PREFIX and each.startswith(kid)]
+    if len(found) == 1:
+        return found[0]
+    wanted = f"give it whole, or {_PREFIX} or more characters"
+    why = f"begins {len(found)} of them" if found else f"is none of them ({wanted})"
+    names = ", ".join(each[:80] for each in choices[:20]) or "there are none"
+    raise ConfigurationError(f"{what}: {names}. {kid!r:.80} {why}. Nothing was changed.")
+
+
+def _confirm(*, yes: bool) -> None:
+    if yes:
+        return
+    if not output.can_ask():
+        raise Refused("There is no terminal to ask on, so nothing was changed. Say --yes to revoke without a question.")
+    if not typer.confirm("Revoke it now?"):
+        raise Refused("Nothing was changed.")
+
+
+def _see_it_out(engine: Engine, radius: BlastRadius, patience: float) -> None:
+    """Tick until no public URL shows the key, or ``patience`` ends."""
+    deadline = time.monotonic() + patience
+    name, told = engine.keyset.name, False
+    while True:
+        result = fleet.each({name: engine}, lambda one: one.tick(), "revoke")[name]
+        if not isinstance(result, RotatorError) and _is_gone(engine, result, radius.kid):
+            break
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise RotatorError(_still_there(result, radius, name))
+        if not told:
+            typer.echo(f"{name}: {_why(result, radius)}. Looking again for {left:.0f} s; it is safe to stop (Ctrl-C).")
+            told = True
+        time.sleep(min(_PAUSE, left))
+    typer.echo(f"{name}: {radius.kid} is gone from every public URL.")
+    tick.show({name: result}, as_json=False)
+
+
+def _is_gone(engine: Engine, outcome: Outcome, kid: str) -> bool:
+    key: Key | None = outcome.ring.by_kid(kid)
+    return key is None or all(document.name in key.gone for document in engine.keyset.documents_of(key.alg))
+
+
+def _still_there(result: Outcome | RotatorError, radius: BlastRadius, name: str) -> str:
+    until: datetime = radius.trusted_until
+    return (
+        f"Key set {name}: {radius.kid} is revoked, but it is not seen to be gone from every public URL yet:"
+        f" {_why(result, radius)}. A verifier may trust it until {until:%Y-%m-%d %H:%M:%S}Z."
+        " Every further tick goes on with it."
+    )
+
+
+def _why(result: Outcome | RotatorError, radius: BlastRadius) -> str:
+    if isinstance(result, RotatorError):
+        return str(result).rstrip(".")
+    return "; ".join(wait.reason for wait in result.plan.waits if wait.step == "note-gone" and wait.kid == radius.kid)
