@@ -91,10 +91,11 @@ class KmsKeys:
 
     * ``kms:CreateKey``, ``kms:TagResource`` on ``*`` (conditions: ``aws:RequestTag/rotator:prefix``; for CreateKey
       also ``kms:KeyUsage = SIGN_VERIFY``)
-    * ``kms:CreateAlias`` on ALIAS and on ``key/*`` *without* the tag condition: KMS may take five minutes to
-      authorize by the tags of a new key, and each refusal would leave a stray
+    * ``kms:CreateAlias`` on ALIAS and on ``key/*``, ``kms:DescribeKey``, ``kms:GetPublicKey`` on ``key/*``, all
+      *without* the tag condition: KMS may take five minutes to authorize by the tags of a new key, and each refusal
+      would leave a stray
     * ``kms:UpdateAlias``, ``kms:DeleteAlias`` on ALIAS and KEY
-    * ``kms:DescribeKey``, ``kms:GetPublicKey``, ``kms:Sign``, ``kms:DisableKey``, ``kms:ScheduleKeyDeletion`` on KEY
+    * ``kms:Sign``, ``kms:DisableKey``, ``kms:ScheduleKeyDeletion`` on KEY
     * ``kms:ListAliases``, ``tag:GetResources`` on ``*`` (AWS knows no narrower resource)
     * read and write of ``{keyset}/{alg}.pointer.json`` in the document store
 
