@@ -28,7 +28,8 @@ def test_the_configuration_table_is_that_of_the_settings() -> None:
 
 
 def test_every_command_is_in_the_readme_and_every_command_of_the_readme_exists() -> None:
-    listed = set(re.findall(r"^  (\w+) ", CliRunner().invoke(app, ["--help"]).output.split("Commands:")[1], re.MULTILINE))
+    commands = CliRunner().invoke(app, ["--help"]).output.split("Commands:")[1]
+    listed = set(re.findall(r"^  (\w+) ", commands, re.MULTILINE))
     described = set(re.findall(r"^\| `rotator (\w+)", README.read_text(), re.MULTILINE))
     assert described == listed
 

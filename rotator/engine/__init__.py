@@ -56,6 +56,18 @@ class Outcome:
     clock_fault: str | None = None
 
 
+#: Steps whose failure is told at the end of the tick: other keys and documents, and a revoke, must not wait for them.
+_SKIPPED = (
+    planning.Fence,
+    planning.RepairPointer,
+    planning.ClearPointer,
+    planning.Activate,
+    planning.Publish,
+    planning.Disable,
+    planning.Invalidate,
+)
+
+
 def _ignore(_: Report) -> None:
     """Tell nobody."""
 
@@ -245,10 +257,10 @@ class Engine:
                     raise
                 world = self._observer.observe(world)
                 continue
-            except StoreError as exc:
-                if not _may_be_skipped(step, world.ring):
+            except (StoreError, Refused) as exc:
+                if not isinstance(step, _SKIPPED):
                     raise
-                world.failed.add((step.name, step.key or step.document or ""))
+                world.failed.add((step.name, step.key or step.document or step.alg or ""))
                 failures.append(exc)
                 continue
             done.append(self._done(step, world, now))
@@ -302,14 +314,5 @@ class Engine:
             ring, version, _ = self._ledger.read()
             if ring.trouble is None or ring.trouble.message != str(exc):
                 trouble = Trouble(self._steps.now(ring), str(exc))
-                self._ledger.replace(replace(ring, trouble=trouble), ring.revision, version)
-
-
-def _may_be_skipped(step: Step, ring: Keyring) -> bool:
-    """Whether the rest of an emergency must not wait for this step."""
-    key = ring.key(step.key) if step.key else None
-    if isinstance(step, planning.Activate):
-        return bool(key and key.forced)
-    if isinstance(step, planning.Disable):
-        return bool(key and key.revoked_at)
-    return isinstance(step, planning.Fence | planning.Invalidate)
+                # A note is no new revision: an old ledger must not grow, error by error, as new as the world.
+                self._ledger.replace(replace(ring, trouble=trouble), ring.revision - 1, version)

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from rotator.errors import Refused, StoreError
+from rotator.errors import Conflict, Refused, StoreError
 from rotator.keys import jwks
 from rotator.keys.algorithms import algorithm
 from rotator.keys.plan import Observed
 from rotator.keys.policy import staleness_of, text
-from rotator.keys.publication import Seen
+from rotator.keys.publication import Seen, newer
 from rotator.ports import Headers
 
 if TYPE_CHECKING:
@@ -168,9 +168,16 @@ class Observer:
         return None
 
     def read_again(self, document: PublicDocument, world: World) -> None:
-        """Read one public document at its origin into ``world``."""
+        """Read one public document at its origin into ``world``.
+
+        Raises:
+            Conflict: it was made from a newer ledger than ``world`` holds.
+        """
         reading = self._public.read(document.path)
-        world.seen[document.name] = as_seen(reading.document)
+        seen = as_seen(reading.document)
+        if newer(world.ring, seen):
+            raise Conflict(f"{document.path} is newer than the ledger as read before it: somebody else was here")
+        world.seen[document.name] = seen
         world.versions[document.name] = _version(reading.document)
         world.read_back.add(document.name)
 

@@ -259,7 +259,8 @@ def dropped(ring: Keyring, keyset: KeySet, kid: str, now: datetime) -> Keyring:
 def revoked(ring: Keyring, keyset: KeySet, kid: str, reason: str, now: datetime) -> Keyring:
     """The key must not be trusted any more: from this fact on everything is planned until it is gone.
 
-    If it signed, the oldest key seen in public takes over at once, ready or not. A second call changes nothing.
+    If it signed, or was about to in an emergency, the oldest key seen in public takes over at once, ready or not.
+    A second call changes nothing.
 
     Raises:
         Refused: no key of this kid is public.
@@ -273,9 +274,10 @@ def revoked(ring: Keyring, keyset: KeySet, kid: str, reason: str, now: datetime)
         if document.name in ring.documents:
             facts = replace(ring.documents[document.name], invalidate_due=True)
             ring = ring.with_document(document.name, facts)
-    if current != key:
+    emergency = under_way == key and key.forced
+    if current != key and not emergency:
         return ring
-    heir = under_way or successor(ring, key.alg)
+    heir = successor(ring, key.alg) if emergency else under_way or successor(ring, key.alg)
     if heir is None:
         return ring.with_succession(key.alg, forced_at=now)
     return promoting(ring, keyset.policy, heir.id, heir.promoting_at or now, forced=True)

@@ -265,6 +265,10 @@ class Keyring:
         """Whether the ledger knows, or knew, a key with this intent id."""
         return self.key(key_id) is not None or any(gone.id == key_id for gone in self.retired)
 
+    def kids(self) -> set[str]:
+        """Every kid that is, or was, one of ours."""
+        return {key.kid for key in self.keys if key.kid} | {gone.kid for gone in self.retired}
+
     def spent_kids(self) -> set[str]:
         """Kids that must never be published (again): retired, revoked, or dropped by the operator."""
         spent = {gone.kid for gone in self.retired}

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from rotator.errors import Refused
 from rotator.keys.keyring import Key, Keyring, Stage
 from rotator.keys.policy import KeySet, Policy, PublicDocument, text
-from rotator.keys.publication import Seen, difference
+from rotator.keys.publication import Seen, difference, foreign, newer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -49,7 +49,7 @@ class Observed:
     unseen: Mapping[str, str] = field(default_factory=dict)
     """Document name → why its public URLs did not show what they should in this tick."""
     failed: frozenset[tuple[str, str]] = frozenset()
-    """(step, key) of emergency steps that failed in this tick: the rest of the emergency must not wait for them."""
+    """(step, what it is about) of steps that failed in this tick: other keys and documents must not wait for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +239,10 @@ class View:
         pointers = self.observed.pointers
         return alg in pointers and pointers[alg] == (current.id if current else None)
 
+    def failed(self, step: str, about: str) -> bool:
+        """Whether ``step`` failed in this tick for this key, document or algorithm."""
+        return (step, about) in self.observed.failed
+
     @cached_property
     def patient(self) -> str | None:
         """Why nothing time-based may happen now."""
@@ -312,7 +316,7 @@ def _ledger_explains_the_world(v: View) -> Iterator[Finding]:
     for document in v.keyset.documents:
         seen = v.seen(document)
         # The document was read before the ledger: it cannot come from a revision that the ledger has yet to reach.
-        if seen.jwks and seen.jwks.revision is not None and seen.jwks.revision > v.ring.revision:
+        if seen.jwks and newer(v.ring, seen):
             raise Refused(
                 f"Key set {v.keyset.name}: {document.path} was made from ledger revision {seen.jwks.revision}, but the"
                 f" ledger is at {v.ring.revision}: the ledger is older than the world. Nothing was changed. Restore the"
@@ -333,7 +337,7 @@ def _ledger_explains_the_world(v: View) -> Iterator[Finding]:
 
 def _fence(v: View) -> Iterator[Finding]:
     for key in v.ring.keys:
-        if key.fence_due and ("fence", key.id) not in v.observed.failed:
+        if key.fence_due and not v.failed("fence", key.id):
             yield Fence(
                 alg=key.alg, key=key.id, kid=key.kid, reason="it was revoked while a worker may be promoting it"
             )
@@ -345,12 +349,16 @@ def _pointer(v: View) -> Iterator[Finding]:
         if pointed == (current.id if current else None):
             continue
         if promoting and pointed == promoting.id:
-            yield Activate(alg=alg, key=promoting.id, kid=promoting.kid, reason="the pointer already names it")
+            if not v.failed("activate", promoting.id):
+                yield Activate(alg=alg, key=promoting.id, kid=promoting.kid, reason="the pointer already names it")
         elif current:
-            yield RepairPointer(
-                alg=alg, key=current.id, kid=current.kid, reason=f"the pointer names {_naming(v, pointed)} instead"
-            )
-        elif promoting is None or not promoting.published_at or ("activate", promoting.id) in v.observed.failed:
+            if not v.failed("repair-pointer", current.id):
+                yield RepairPointer(
+                    alg=alg, key=current.id, kid=current.kid, reason=f"the pointer names {_naming(v, pointed)} instead"
+                )
+        elif v.failed("clear-pointer", alg):
+            continue
+        elif promoting is None or not promoting.published_at or v.failed("activate", promoting.id):
             yield ClearPointer(alg=alg, reason=f"{_naming(v, pointed)} must not sign, and no other key may yet")
 
 
@@ -374,7 +382,10 @@ def _restored(v: View) -> Iterator[Finding]:
         lost = [
             key
             for key in v.ring.keys
-            if key.standby and key.kid not in kids and (document.name in key.published or (key.founding and exists))
+            if key.standby
+            and document.shows(key.alg)
+            and key.kid not in kids
+            and (document.name in key.published or (key.founding and exists))
         ]
         if lost:
             names = ", ".join(key.name for key in lost)
@@ -423,20 +434,22 @@ def _publish(v: View) -> Iterator[Finding]:
         return
     for document in v.keyset.documents:
         fault = difference(v.ring, document, v.seen(document))
-        if fault:
+        if fault and not v.failed("publish", document.name):
             yield Publish(document=document.name, reason=f"{document.path}: {fault}")
 
 
 def _activate(v: View) -> Iterator[Finding]:
     for alg, key in v.promoting.items():
-        if key.published_at and alg in v.observed.pointers and ("activate", key.id) not in v.observed.failed:
+        if key.published_at and alg in v.observed.pointers and not v.failed("activate", key.id):
             yield Activate(alg=alg, key=key.id, kid=key.kid, reason="its promotion is under way")
 
 
 def _invalidate(v: View) -> Iterator[Finding]:
     for document in v.keyset.documents:
         facts = v.ring.documents.get(document.name)
-        if facts and facts.invalidate_due and ("invalidate", document.name) not in v.observed.failed:
+        # While the origin still holds the revoked key, a CDN would only fetch it again.
+        failed = v.failed("invalidate", document.name) or v.failed("publish", document.name)
+        if facts and facts.invalidate_due and not failed:
             yield Invalidate(document=document.name, reason="a revoked key may stand in the CDN's copies")
 
 
@@ -445,9 +458,9 @@ def _note_gone(v: View) -> Iterator[Finding]:
         if key.revoked_at is None or key.kid is None:
             continue
         for document in v.keyset.documents_of(key.alg):
-            if document.name in key.gone:
+            if document.name in key.gone or v.failed("publish", document.name):
                 continue
-            if ("note-gone", document.name) in v.observed.failed:
+            if v.failed("note-gone", document.name):
                 yield Wait("note-gone", v.observed.unseen.get(document.name, ""), alg=key.alg, kid=key.kid)
             else:
                 yield NoteGone(
@@ -484,7 +497,7 @@ def _note_published(v: View) -> Iterator[Finding]:
         fresh = [
             key
             for key in v.ring.keys
-            if key.standby and document.name not in key.published and key.kid in kids and document.shows(key.alg)
+            if key.standby and key.kid in kids and document.shows(key.alg) and _unseen(v, key, document)
         ]
         if not fresh:
             continue
@@ -499,6 +512,13 @@ def _note_published(v: View) -> Iterator[Finding]:
                 kid=fresh[0].kid,
                 reason=f"{document.path} holds {', '.join(key.name for key in fresh)}",
             )
+
+
+def _unseen(v: View, key: Key, document: PublicDocument) -> bool:
+    if document.name not in key.published:
+        return True
+    # The last document that lacked it is not configured any more: where it is seen still has to be noted.
+    return key.published_at is None and all(other.name in key.published for other in v.keyset.documents_of(key.alg))
 
 
 def _promote(v: View) -> Iterator[Finding]:
@@ -558,11 +578,10 @@ def _extend(v: View) -> Iterator[Finding]:
 
 def _disable(v: View) -> Iterator[Finding]:
     for key in v.ring.keys:
-        if key.disabled_at or key.created_at is None:
+        if key.disabled_at or key.created_at is None or v.failed("disable", key.id):
             continue
         if key.revoked_at:
-            if ("disable", key.id) not in v.observed.failed:
-                yield Disable(alg=key.alg, key=key.id, kid=key.kid, reason="it is revoked")
+            yield Disable(alg=key.alg, key=key.id, kid=key.kid, reason="it is revoked")
         elif key.superseded_at and v.pointer_is_right(key.alg):
             at = stop_at(v.policy, key, key.superseded_at)
             if v.now < at:
@@ -617,8 +636,11 @@ def _intend(v: View) -> Iterator[Finding]:
         if any(key.standby for key in v.ring.of(alg)):
             continue
         alive = sum(key.standby or key.public for key in v.ring.keys)
-        if alive >= v.policy.max_keys:
-            yield Wait("intend", f"{alive} keys are public and max_keys is {v.policy.max_keys}", alg=alg)
+        strangers = max((len(foreign(v.ring, v.seen(document))) for document in v.keyset.documents_of(alg)), default=0)
+        if alive + strangers >= v.policy.max_keys:
+            beside = f", {strangers} of them not ours" if strangers else ""
+            reason = f"{alive + strangers} keys are public{beside} and max_keys is {v.policy.max_keys}"
+            yield Wait("intend", reason, alg=alg)
         elif not _may_create(v):
             yield _creations_spent(v, alg)
         else:

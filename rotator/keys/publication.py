@@ -52,6 +52,15 @@ def foreign(ring: Keyring, seen: Seen) -> list[Jwk]:
     return [public for key in strangers if (public := without_private(key)) is not None]
 
 
+def newer(ring: Keyring, seen: Seen) -> bool:
+    """Whether the document was made from a revision that this ledger has yet to reach.
+
+    One without any key of ours was made from another ledger: somebody overwrote ours with it, and it is put back.
+    """
+    revision = seen.jwks.revision if seen.jwks else None
+    return revision is not None and revision > ring.revision and not seen.kids().isdisjoint(ring.kids())
+
+
 def project(ring: Keyring, document: PublicDocument, seen: Seen) -> list[Jwk]:
     """The keys that ``document`` has to hold."""
     return ours(ring, document) + foreign(ring, seen)
@@ -98,12 +107,15 @@ def _faults(ring: Keyring, keyset: KeySet, document: PublicDocument, keys: Seque
         yield "it would hold a private or symmetric key"
     if len(set(kids)) < len(kids):
         yield "two keys would have one kid"
-    if len(keys) > keyset.policy.max_keys and len(keys) > (len(seen.jwks.keys) if seen.jwks else 0):
+    # What was public before is put back, however many somebody set beside it.
+    fresh = any(key.standby and document.name not in key.published for key in shown if key.kid in kids)
+    if fresh and len(keys) > keyset.policy.max_keys and len(keys) > (len(seen.jwks.keys) if seen.jwks else 0):
         yield f"it would hold {len(keys)} keys; max_keys is {keyset.policy.max_keys}"
     for key in shown:
         if key.public and key.kid not in kids:
             yield f"key {key.kid} ({key.stage}) would be missing"
-    if not keys and not any(key.revoked_at for key in shown):
+    # A document of some algorithms is empty once all of them ended.
+    if not keys and document.algorithms is None and not any(key.revoked_at for key in shown):
         yield "it would be empty"
     if seen.jwks:
         yield from _swap_faults(shown, kids, seen.jwks)
