@@ -160,6 +160,12 @@ def public_documents(configuration: Configuration) -> DocumentStore | None:
     return _documents(configuration, configuration.public, private=False)
 
 
+def about(keyset: str, exc: RotatorError) -> str:
+    """The error in words that name the key set: a store tells only of its path."""
+    words = str(exc)
+    return words if words.startswith(f"Key set {keyset}") else f"Key set {keyset}: {words}"
+
+
 def lambda_handler(_event: object, _context: object) -> dict[str, Any]:
     """Tick every key set once, as AWS Lambda calls it; configured by ``ROTATOR_CONFIG`` and the environment.
 
@@ -178,7 +184,7 @@ def lambda_handler(_event: object, _context: object) -> dict[str, Any]:
         try:
             done.append({"name": name, **_summary(engine.tick())})
         except Exception as exc:  # noqa: BLE001 - whatever it is, the others have their turn
-            faults.append(str(exc) if isinstance(exc, RotatorError) else f"Key set {name}: {fault(exc)}")
+            faults.append(about(name, exc if isinstance(exc, RotatorError) else RotatorError(fault(exc))))
             log.say("error", "failed", keyset=name, error=faults[-1])
     if faults:
         raise RotatorError(f"{len(faults)} of {len(faults) + len(done)} key sets failed.\n" + "\n".join(faults))

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,9 @@ from rotator.cli.look import moment
 from rotator.documents.filesystem import FilesystemDocuments
 from rotator.engine import Engine
 from rotator.errors import ConfigurationError, Refused, RotatorError, StoreError
+from rotator.keys.plan import Wait
 from rotator.ports import Headers
+from rotator.settings import Configuration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -302,7 +305,7 @@ def test_failures_of_different_kinds_end_with_1(operator: Operator, monkeypatch:
     monkeypatch.setattr(Engine, "tick", tick)
     told = operator.does("tick")
     assert told.exit_code == 1
-    assert told.stderr == "Error: no bucket\nError: older than the world\n"
+    assert told.stderr == "Error: Key set acme: no bucket\nError: Key set globex: older than the world\n"
     assert operator.does("tick", "acme").exit_code == 2
 
 
@@ -419,7 +422,8 @@ def test_plan_says_what_and_why_and_until_when_and_changes_nothing(operator: Ope
 
 
 @pytest.mark.parametrize(
-    "time", ["tomorrow", "2026-05-01", "2026-05-01T03:00:00", "+", "+3 fortnights", "+9999999d", ""]
+    "time",
+    ["tomorrow", "2026-05-01", "2026-05-01T03:00:00", "+", "+3 fortnights", "+9999999d", "", "2026-05-01T02:59:59Z"],
 )
 def test_a_time_that_is_none_is_refused(time: str, operator: Operator) -> None:
     told = operator.does("plan", "--at", time)
@@ -430,6 +434,47 @@ def test_a_time_that_is_none_is_refused(time: str, operator: Operator) -> None:
 def test_times_and_durations_name_the_same_moment() -> None:
     now = datetime(2026, 5, 1, tzinfo=UTC)
     assert moment("+1h30m", now) == moment("2026-05-01T01:30:00Z", now) == moment("2026-05-01T03:30+02:00", now)
+
+
+def test_status_says_what_is_due_where_it_is_about_no_key(operator: Operator) -> None:
+    operator.started()
+    assert "due now" not in operator.does("status").stdout
+    (operator.home / "public" / DOCUMENT.format("acme")).write_text("{", encoding="utf-8")
+    assert "acme: due now: unpublish ES256: " in operator.does("status").stdout
+    assert operator.does("tick").exit_code == 0
+    assert "due now" not in operator.does("status").stdout
+
+
+def test_status_reminds_of_an_algorithm_that_left_the_configuration(operator: Operator) -> None:
+    operator.configure(algorithms=["ES256", "EdDSA"])
+    operator.started()
+    told = "acme: EdDSA is not configured any more: its keys stay as they are until 'rotator retire acme --alg EdDSA'"
+    assert told not in operator.does("status").stdout
+    operator.configure(algorithms=["ES256"])
+    assert told in operator.does("status").stdout
+    operator.does("retire", "acme", "--alg", "EdDSA")
+    assert told not in operator.does("status").stdout
+
+
+def test_a_tick_that_waits_for_no_time_says_so(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    operator.started()
+    look = Engine.look(app.engines(Configuration.load(operator.file))["acme"])
+    waits = (Wait("promote", "the clock is wrong", alg="ES256", kid="k"),)
+    stuck = replace(look, plan=replace(look.plan, waits=waits))
+    monkeypatch.setattr(Engine, "tick", lambda _: stuck)
+    done = operator.does("tick")
+    assert "acme: nothing to do; next: when something outside changes\n" in done.stdout
+    assert "acme: promote waits: the clock is wrong" in done.stderr
+
+
+def test_every_error_names_its_key_set(operator: Operator) -> None:
+    operator.started()
+    (operator.home / "keys").chmod(0o755)
+    for words in (("tick",), ("status",), ("plan",), ("rotate", "acme"), ("drop", "acme", "nobody")):
+        told = operator.does(*words)
+        assert told.exit_code == 2
+        assert told.stderr.startswith("Error: Key set acme: /"), words
+        assert "chmod 700" in told.stderr
 
 
 def test_plan_shows_a_key_set_that_cannot_be_planned_beside_the_others(operator: Operator) -> None:
@@ -618,6 +663,28 @@ def test_a_revoke_goes_on_after_a_tick_that_failed(operator: Operator, monkeypat
     assert "acme: S3 is away. Looking again" in done.stdout
 
 
+def test_a_revoke_is_begun_again_with_the_same_words(operator: Operator) -> None:
+    operator.started()
+    kid = operator.keys()["current"]
+    words = ("revoke", "acme", kid[:8], "--reason", "x", "--yes")
+    assert operator.does(*words).exit_code == 0
+    before = operator.snapshot()
+    again = operator.does(*words)
+    assert again.exit_code == 0
+    assert f"{kid} is gone from every public URL" in again.stdout
+    assert operator.snapshot() == before
+
+
+@pytest.mark.parametrize("reason", ["", "  "])
+def test_a_revoke_wants_a_reason(reason: str, operator: Operator) -> None:
+    operator.started()
+    before = operator.snapshot()
+    told = operator.does("revoke", "acme", operator.keys()["current"], "--reason", reason, "--yes")
+    assert told.exit_code == 2
+    assert "--reason is empty" in told.stderr
+    assert operator.snapshot() == before
+
+
 @pytest.mark.parametrize("kid", ["", "a", "abcdef", "-abcdefg", "nobody\x1b[31m", "A" * 5000])
 def test_a_kid_that_names_no_key_is_refused_and_changes_nothing(kid: str, operator: Operator) -> None:
     operator.started()
@@ -720,8 +787,6 @@ def test_a_key_set_that_fails_elsewhere_keeps_its_order_and_its_error(operator: 
         return engine.keyset.name.upper()
 
     operator.configure("c", "b", "a")
-    from rotator.settings import Configuration
-
     engines = app.engines(Configuration.load(operator.file))
     done = fleet.each(engines, call, "test")
     assert list(done) == ["c", "b", "a"]
@@ -731,8 +796,6 @@ def test_a_key_set_that_fails_elsewhere_keeps_its_order_and_its_error(operator: 
 def test_long_work_shows_a_person_that_it_goes_on(
     operator: Operator, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from rotator.settings import Configuration
-
     monkeypatch.setattr(output, "is_terminal", lambda: True)
     monkeypatch.setattr(fleet, "_SHOW_AFTER", 0.01)
     monkeypatch.setenv("FORCE_COLOR", "1")

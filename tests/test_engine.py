@@ -989,3 +989,30 @@ def test_a_pointer_is_never_moved_back_to_a_key_that_cannot_sign() -> None:
     with pytest.raises(StoreError, match="disabled"):
         world.engine().tick()
     assert world.pointers["EdDSA"].id == stray.id
+
+
+def test_a_key_made_while_somebody_else_wrote_the_ledger_is_recorded_and_not_made_again() -> None:
+    world = World(policy=replace(POLICY, algorithms=("EdDSA", "ES256")), traits=KMS_LIKE)
+    world.init()
+    engine = world.engine()
+    store = engine._ledger._store
+    honest = store.create
+
+    def overtaken(*args: object) -> object:
+        made = honest(*args)  # type: ignore[arg-type]
+        ring, version, _ = engine._ledger.read()
+        engine._ledger.replace(ring, ring.revision, version)
+        return made
+
+    store.create = overtaken  # type: ignore[method-assign, assignment]
+    engine.tick()
+    assert sorted(world.stages().values()) == ["current", "current", "next", "next"]
+    assert len(world.creations) == 4
+
+
+def test_a_look_that_finds_nothing_is_no_step_done() -> None:
+    world = World(urls=(URL,))
+    world.edge_lag = timedelta(minutes=50)
+    world.init()
+    outcome = world.tick()
+    assert "note-published" not in [report.step for report in outcome.steps]

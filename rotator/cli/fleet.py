@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -12,7 +13,7 @@ from rotator.cli import output
 from rotator.errors import ConfigurationError, RotatorError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
 
     from rotator.engine import Engine, Report
@@ -96,9 +97,23 @@ def engines(
     return app.engines(configured, report=report, only=only) if report else app.engines(configured, only=only)
 
 
-def one(ctx: typer.Context, name: str, report: Callable[[Report], None] | None = None) -> Engine:
-    """The engine of one key set."""
-    return engines(configuration(ctx), [name], report)[name]
+@contextmanager
+def one(ctx: typer.Context, name: str, report: Callable[[Report], None] | None = None) -> Iterator[Engine]:
+    """The engine of one key set, to ask something of it; whatever error comes of that names the key set."""
+    engine = engines(configuration(ctx), [name], report)[name]
+    with naming(name):
+        yield engine
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Raise every error inside as one that names the key set."""
+    from rotator.app import about
+
+    try:
+        yield
+    except RotatorError as exc:
+        raise type(exc)(about(name, exc)) from exc
 
 
 def each(all_of_them: Mapping[str, Engine], call: Callable[[Engine], T], doing: str) -> dict[str, T | RotatorError]:
@@ -146,9 +161,11 @@ def _watch(futures: Sequence[Future[T]], doing: str) -> None:
 
 def end(results: Mapping[str, object]) -> None:
     """Tell the errors among ``results``, and exit with their code where there are any: 1 where they differ."""
-    errors = [result for result in results.values() if isinstance(result, RotatorError)]
-    for exc in errors:
-        output.say(f"Error: {exc}", err=True)
-    codes = {exc.exit_code for exc in errors}
+    from rotator.app import about
+
+    errors = {name: result for name, result in results.items() if isinstance(result, RotatorError)}
+    for name, exc in errors.items():
+        output.say(f"Error: {about(name, exc)}", err=True)
+    codes = {exc.exit_code for exc in errors.values()}
     if codes:
         raise typer.Exit(codes.pop() if len(codes) == 1 else 1)

@@ -65,8 +65,26 @@ def _show(looks: dict[str, Outcome | RotatorError], found: dict[str, Engine]) ->
     output.table(_COLUMNS, rows, _TONES)
     for name, look in looks.items():
         if not isinstance(look, RotatorError):
-            for line in output.worries(look):
+            for line in (*_due(look), *_ended(look, found[name]), *output.worries(look)):
                 output.say(f"{name}: {line}")
+
+
+def _due(look: Outcome) -> Iterator[str]:
+    """The step that only waits for a tick: a daemon that runs does it at once."""
+    step = look.plan.step
+    if step:
+        yield f"due now: {_what(step.name, step.alg, step.kid)}: {step.reason}"
+
+
+def _ended(look: Outcome, engine: Engine) -> Iterator[str]:
+    """Algorithms that left the configuration: their keys stay as they are until a person says so."""
+    configured = engine.keyset.policy.algorithms
+    for alg in look.ring.algorithms():
+        if alg not in configured and look.ring.current(alg):
+            yield (
+                f"{alg} is not configured any more: its keys stay as they are until"
+                f" 'rotator retire {engine.keyset.name} --alg {alg}'"
+            )
 
 
 def _ring(look: Outcome | RotatorError, engine: Engine) -> Keyring | None:
@@ -161,23 +179,24 @@ def moment(value: str, now: datetime) -> datetime:
     """The time that ``value`` names: ISO 8601 with a zone, or ``+`` and a duration from ``now``.
 
     Raises:
-        ConfigurationError: it names none.
+        ConfigurationError: it names none, or one that is over.
     """
     from datetime import UTC
 
     from rotator.keys.policy import parse_duration
 
+    wrong = f"--at {value[:40]!r} names no time. Write ISO 8601 with a zone, as 2026-05-01T03:00:00Z, or +30d."
     try:
         if value.startswith("+"):
             return now + parse_duration(value[1:])
         at = datetime.fromisoformat(value)
         if at.tzinfo is not None:
-            return at.astimezone(UTC)
+            if at >= now:
+                return at.astimezone(UTC)
+            wrong = f"--at {value[:40]!r} is over: a plan is made from what the ledger knows now."
     except (ValueError, OverflowError):
         pass
-    raise ConfigurationError(
-        f"--at {value[:40]!r} names no time. Write ISO 8601 with a zone, as 2026-05-01T03:00:00Z, or +30d."
-    )
+    raise ConfigurationError(wrong)
 
 
 def _plan_facts(look: Outcome | RotatorError) -> dict[str, Any]:

@@ -47,14 +47,14 @@ def rotate(
       rotator rotate acme
       rotator rotate acme --alg ES256
     """
-    engine = fleet.one(ctx, keyset, tick.Teller())
-    algorithms: tuple[str, ...] = engine.keyset.policy.algorithms
-    if alg is None:
-        ring = engine.look().ring
-        # An algorithm whose first key does not sign yet has nothing to rotate.
-        algorithms = tuple(each for each in algorithms if ring.current(each)) or algorithms
-    engine.rotate([alg] if alg else algorithms)
-    tick.tick_now(engine)
+    with fleet.one(ctx, keyset, tick.Teller()) as engine:
+        algorithms: tuple[str, ...] = engine.keyset.policy.algorithms
+        if alg is None:
+            ring = engine.look().ring
+            # An algorithm whose first key does not sign yet has nothing to rotate.
+            algorithms = tuple(each for each in algorithms if ring.current(each)) or algorithms
+        engine.rotate([alg] if alg else algorithms)
+        tick.tick_now(engine)
 
 
 def retire(
@@ -70,9 +70,9 @@ def retire(
     Examples:
       rotator retire acme --alg RS256
     """
-    engine = fleet.one(ctx, keyset, tick.Teller())
-    engine.retire(alg)
-    tick.tick_now(engine)
+    with fleet.one(ctx, keyset, tick.Teller()) as engine:
+        engine.retire(alg)
+        tick.tick_now(engine)
 
 
 def drop(ctx: typer.Context, keyset: fleet.OneKeySet, kid: _Kid) -> None:
@@ -84,10 +84,10 @@ def drop(ctx: typer.Context, keyset: fleet.OneKeySet, kid: _Kid) -> None:
     Examples:
       rotator drop acme legacy-2019
     """
-    engine = fleet.one(ctx, keyset, tick.Teller())
-    strangers = dict.fromkeys(each for kids in engine.look().foreign.values() for each in kids)
-    engine.drop(matched(kid, strangers, f"Key set {keyset}: foreign keys"))
-    tick.tick_now(engine)
+    with fleet.one(ctx, keyset, tick.Teller()) as engine:
+        strangers = dict.fromkeys(each for kids in engine.look().foreign.values() for each in kids)
+        engine.drop(matched(kid, strangers, f"Key set {keyset}: foreign keys"))
+        tick.tick_now(engine)
 
 
 def revoke(
@@ -116,13 +116,21 @@ def revoke(
     from rotator.keys.policy import parse_duration
 
     patience = parse_duration(wait).total_seconds()
+    if not reason.strip():
+        raise ConfigurationError("--reason is empty: say why, whoever reads the ledger later wants to know.")
     configured = fleet.configuration(ctx)
     engine = fleet.engines(configured, [keyset], tick.Teller())[keyset]
+    with fleet.naming(keyset):
+        _revoke(engine, kid, reason, patience, scheme=configured.keys.scheme, yes=yes, dry_run=dry_run)
+
+
+def _revoke(engine: Engine, kid: str, reason: str, patience: float, *, scheme: str, yes: bool, dry_run: bool) -> None:
+    keyset = engine.keyset.name
     radius = _radius(engine, kid)
     typer.echo(f"{keyset}: revoke {radius.kid} ({radius.alg}, {radius.stage})")
     for sentence in radius.sentences:
         typer.echo(f"  {sentence}")
-    if configured.keys.scheme == "secretsmanager":
+    if scheme == "secretsmanager":
         typer.echo(
             "  AWS keeps the private key readable by its version id for a while: whoever may call GetSecretValue"
             " could read it there."
@@ -139,9 +147,9 @@ def _radius(engine: Engine, kid: str) -> BlastRadius:
         # In an emergency a whole kid must do, whatever else cannot be read.
         return engine.blast_radius(kid)
     except Refused:
-        ring = engine.look().ring
-        known = [key.kid for key in ring.keys if key.kid and key.public]
-        return engine.blast_radius(matched(kid, known, f"Key set {engine.keyset.name}: public keys"))
+        # A revoke that was interrupted is begun again with the same words: its key is public no more.
+        known = [key.kid for key in engine.ledger().keys if key.kid and (key.public or key.revoked_at)]
+        return engine.blast_radius(matched(kid, known, f"Key set {engine.keyset.name}: keys"))
 
 
 def matched(kid: str, known: Iterable[str], what: str) -> str:
@@ -153,12 +161,14 @@ def matched(kid: str, known: Iterable[str], what: str) -> str:
     choices = list(known)
     if kid in choices:
         return kid
+    if not choices:
+        raise ConfigurationError(f"{what}: there are none. Nothing was changed.")
     found = [each for each in choices if len(kid) >= _PREFIX and each.startswith(kid)]
     if len(found) == 1:
         return found[0]
     wanted = f"give it whole, or {_PREFIX} or more characters"
     why = f"begins {len(found)} of them" if found else f"is none of them ({wanted})"
-    names = ", ".join(each[:80] for each in choices[:20]) or "there are none"
+    names = ", ".join(each[:80] for each in choices[:20])
     raise ConfigurationError(f"{what}: {names}. {kid!r:.80} {why}. Nothing was changed.")
 
 

@@ -69,7 +69,7 @@ def tick_now(engine: Engine) -> None:
 def _ahead(outcome: Outcome) -> str:
     change = output.next_change(outcome)
     if change is None:
-        return "nothing is waited for"
+        return "next: when something outside changes" if outcome.plan.waits else "nothing is waited for"
     return f"next: {change['step']} {output.moment(change['at'], outcome.at)}"
 
 

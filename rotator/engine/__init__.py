@@ -249,21 +249,14 @@ class Engine:
             if step is None:
                 break
             try:
-                self._steps.do(step, world)
+                if self._do(step, world, failures):
+                    done.append(self._done(step, world, now))
             except Conflict:
                 # Somebody else was here: look again and go on from what is.
                 conflicts += 1
                 if conflicts > MAX_CONFLICTS:
                     raise
                 world = self._observer.observe(world)
-                continue
-            except (StoreError, Refused) as exc:
-                if not isinstance(step, _SKIPPED):
-                    raise
-                world.failed.add((step.name, step.key or step.document or step.alg or ""))
-                failures.append(exc)
-                continue
-            done.append(self._done(step, world, now))
         else:
             raise RotatorError(
                 f"Key set {self.keyset.name}: {MAX_STEPS} steps in one tick and no end. Run 'rotator plan'."
@@ -274,6 +267,21 @@ class Engine:
             with suppress(Conflict):
                 self._steps.commit(world, replace(world.ring, trouble=None))
         return self._outcome(world, the_plan, now, done)
+
+    def _do(self, step: Step, world: World, failures: list[RotatorError]) -> bool:
+        """Do ``step``; whether there was anything to do. A failure that others need not wait for is put by."""
+        revision = world.ring.revision
+        try:
+            self._steps.do(step, world)
+        except Conflict:
+            raise
+        except (StoreError, Refused) as exc:
+            if not isinstance(step, _SKIPPED):
+                raise
+            world.failed.add((step.name, step.key or step.document or step.alg or ""))
+            failures.append(exc)
+            return False
+        return world.ring.revision > revision or not isinstance(step, planning.Look)
 
     def _done(self, step: Step, world: World, started: datetime) -> Report:
         key = world.ring.key(step.key) if step.key else None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rotator.engine.ledger import Ledger
     from rotator.keys.keyring import Keyring
     from rotator.keys.policy import KeySet, PublicDocument
-    from rotator.ports import Clock, Document, DocumentStore, Fetched, KeyStore, Pointer, Web
+    from rotator.ports import Clock, Document, DocumentStore, Fetched, KeyStore, Pointer, StoredKey, Web
 
 
 @dataclass(slots=True)
@@ -41,6 +41,8 @@ class World:
     at: datetime
     clock_fault: str | None
     attempts: set[str] = field(default_factory=set)
+    made: dict[str, StoredKey] = field(default_factory=dict)
+    """Keys created in this tick, by intent id, until the ledger knows them."""
     unseen: dict[str, str] = field(default_factory=dict)
     failed: set[tuple[str, str]] = field(default_factory=set)
 
@@ -113,7 +115,8 @@ class Observer:
             clock_fault=faults[0] if faults else None,
         )
         if before is not None:
-            world.attempts, world.unseen, world.failed = before.attempts, before.unseen, before.failed
+            world.attempts, world.made = before.attempts, before.made
+            world.unseen, world.failed = before.unseen, before.failed
         return world
 
     def _compare_clocks(self, sent: datetime, date: datetime | None, faults: list[str]) -> None:

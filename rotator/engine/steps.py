@@ -142,10 +142,15 @@ class Steps:
     def _create(self, step: Step, world: World) -> None:
         key, policy = self._key(world, step), self.keyset.policy
         row = algorithm(key.alg)
-        world.attempts.discard(key.attempt)
-        stored = self._keys.create(
-            Intent(self.keyset.name, world.ring.ledger_id, key.id, row, policy.rsa_bits, policy.kid, key.attempt)
-        )
+        stored = world.made.get(key.id)
+        if stored is None:
+            world.attempts.discard(key.attempt)
+            stored = self._keys.create(
+                Intent(self.keyset.name, world.ring.ledger_id, key.id, row, policy.rsa_bits, policy.kid, key.attempt)
+            )
+            # Where somebody else writes the ledger first, the next try records this key and makes no other.
+            world.made[key.id] = stored
+            world.attempts.add(key.attempt)
         jwk = jwks.public_jwk(stored.spki, row, policy.kid)
         self.commit(world, facts.created(world.ring, key.id, jwk, stored.handle, self.now(world.ring)), step)
 

@@ -93,7 +93,7 @@ def published(
     """
     policy, facts = keyset.policy, ring.documents[document.name]
     closed = tuple(
-        replace(entry, until=now + entry.staleness)
+        replace(entry, until=now + max(entry.staleness, staleness_of(entry.cache_control, policy.cache_tiers)))
         if entry.until is None and entry.cache_control != facts.cache_control
         else entry
         for entry in facts.served

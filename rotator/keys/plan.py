@@ -83,6 +83,10 @@ class Step:
         return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
 
 
+class Look(Step):
+    """A step that looks first, and may find nothing to record."""
+
+
 class Intend(Step):
     """Record that a key shall be made, with a random intent id."""
 
@@ -112,14 +116,14 @@ class Publish(Step):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NotePublished(Step):
+class NotePublished(Look):
     """Look where verifiers look, and record what is seen there."""
 
     keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unpublish(Step):
+class Unpublish(Look):
     """Take back that keys were published: the document was found without them."""
 
     keys: tuple[str, ...] = ()
@@ -186,7 +190,7 @@ class Invalidate(Step):
     """Tell the CDN to drop its copies after a revoke, until it listens."""
 
 
-class NoteGone(Step):
+class NoteGone(Look):
     """Look whether a revoked key is gone from every public URL, and record it."""
 
 
@@ -276,7 +280,7 @@ def gate(keyset: KeySet, key: Key) -> datetime | None:
 
     The later of what was promised when it was seen and what today's policy says.
     """
-    if key.founding:
+    if key.founding or key.published_at is None:
         return key.published_at
     moments = []
     for document in keyset.documents_of(key.alg):
@@ -662,12 +666,9 @@ def _may_create(v: View) -> bool:
 
 
 def _creations_spent(v: View, alg: str) -> Wait:
-    return Wait(
-        "intend",
-        f"{v.policy.creations_per_day} creations are recorded within a day (max_creations_per_day)",
-        min(v.ring.attempts) + _DAY,
-        alg,
-    )
+    cap = v.policy.creations_per_day
+    reason = f"{cap} creations are recorded within a day (max_creations_per_day)"
+    return Wait("intend", reason, sorted(v.ring.attempts)[-cap] + _DAY, alg)
 
 
 def _naming(v: View, key_id: str | None) -> str:

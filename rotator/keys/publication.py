@@ -107,9 +107,7 @@ def _faults(ring: Keyring, keyset: KeySet, document: PublicDocument, keys: Seque
         yield "it would hold a private or symmetric key"
     if len(set(kids)) < len(kids):
         yield "two keys would have one kid"
-    # What was public before is put back, however many somebody set beside it.
-    fresh = any(key.standby and document.name not in key.published for key in shown if key.kid in kids)
-    if fresh and len(keys) > keyset.policy.max_keys and len(keys) > (len(seen.jwks.keys) if seen.jwks else 0):
+    if len(keys) > keyset.policy.max_keys and len(keys) > (len(seen.jwks.keys) if seen.jwks else 0):
         yield f"it would hold {len(keys)} keys; max_keys is {keyset.policy.max_keys}"
     for key in shown:
         if key.public and key.kid not in kids:

@@ -1,0 +1,81 @@
+"""An AWS account on an emulator, as an operator prepares it: plain boto3, nothing of rotator's."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import boto3
+
+from tests import emulators
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+TOML = """
+[stores]
+keys = "{scheme}://{name}"
+ledger = "s3://{ledger}/"
+public = "s3://{public}/"
+[aws]
+endpoint_url = "{endpoint}"
+s3_path_style = true
+"""
+
+
+@contextmanager
+def moto() -> Iterator[str]:
+    """A server of moto with the Secrets Manager of AWS, where a token takes one value and no two calls interleave."""
+    port = emulators.free_port()
+    command = [sys.executable, "-m", "tests.adapters.strict_moto", "-H", "127.0.0.1", "-p", str(port)]
+    with emulators._server(command, {}, f"http://127.0.0.1:{port}", "/moto-api/") as url:
+        yield url
+
+
+class Account:
+    """Two buckets, of which everybody may read the public one, and a prefix for the private keys of key set acme."""
+
+    def __init__(self, endpoint: str, scheme: str, name: str, algorithms: Sequence[str] = ("ES256",)) -> None:
+        self.endpoint, self.scheme, self.name, self.algorithms = endpoint, scheme, name, tuple(algorithms)
+        self.ledger, self.public = f"{name}-ledger", f"{name}-public"
+        self.s3 = boto3.client("s3", endpoint_url=endpoint)
+        self.secrets = boto3.client("secretsmanager", endpoint_url=endpoint)
+        self.kms = boto3.client("kms", endpoint_url=endpoint)
+        for bucket in (self.ledger, self.public):
+            self.s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+        everything = f"arn:aws:s3:::{self.public}/*"
+        statement = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": everything}
+        self.s3.put_bucket_policy(
+            Bucket=self.public, Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        )
+
+    @property
+    def origin(self) -> str:
+        """Where anybody can fetch the public documents."""
+        return f"{self.endpoint}/{self.public}"
+
+    @property
+    def toml(self) -> str:
+        """The part of a configuration that is about this account."""
+        return TOML.format(**vars(self))
+
+    def private_keys_ever_made(self) -> int:
+        """Every one, whoever made it and whatever became of it."""
+        return self._in_kms() if self.scheme == "kms" else sum(map(self._in_secret, self.algorithms))
+
+    def _in_kms(self) -> int:
+        pages = self.kms.get_paginator("list_keys").paginate()
+        tags = [self.kms.list_resource_tags(KeyId=key["KeyId"])["Tags"] for page in pages for key in page["Keys"]]
+        return sum({"TagKey": "rotator:prefix", "TagValue": self.name} in each for each in tags)
+
+    def _in_secret(self, alg: str) -> int:
+        name = f"{self.name}/acme/{alg}"
+        found = self.secrets.list_secret_version_ids(SecretId=name, IncludeDeprecated=True, MaxResults=100)
+        assert not found.get("NextToken")
+        values = [
+            json.loads(self.secrets.get_secret_value(SecretId=name, VersionId=version["VersionId"])["SecretString"])
+            for version in found["Versions"]
+        ]
+        return sum("kid" in value for value in values)

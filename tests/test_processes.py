@@ -1,0 +1,317 @@
+"""Processes that know nothing of one another: eight at once on one key set, and some that are killed.
+
+Whoever wins a step has done it alone, nobody who loses complains, and what a killed process leaves behind is put
+right by the next tick.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import sys
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+from rotator import app
+from rotator.__main__ import main
+from rotator.keys.plan import gate
+from rotator.settings import Configuration
+from tests import emulators
+from tests.accounts import Account, moto
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from multiprocessing.synchronize import Barrier
+    from pathlib import Path
+
+    from rotator.engine import Engine, Report
+    from rotator.keys.keyring import Keyring
+
+pytestmark = pytest.mark.slow
+
+#: With two of them there is always somebody who writes the ledger in the middle of somebody else's step.
+ALGORITHMS = ("ES256", "EdDSA")
+
+#: How often eight processes race for a rotation; a long night takes 400.
+ROUNDS = 3
+
+#: How many lives begin with kills, for each store.
+LIVES = 8
+
+#: Seconds until eight processes on two cores are done.
+PATIENCE = 90
+
+FILES = """
+[stores]
+keys = "{0}/keys"
+ledger = "{0}/ledger"
+public = "{0}/public"
+"""
+
+POLICY = """
+[policy]
+algorithms = ["ES256", "EdDSA"]
+lifetime = "1h"
+token_lifetime = "0.5s"
+signer_lag = "0s"
+cache_max_age = "1s"
+cache_stale = "0s"
+verifier_cache = "0.1s"
+verifier_leeway = "0.5s"
+clock_skew = "1s"
+[[keysets]]
+name = "acme"
+path = "acme/jwks.json"
+"""
+
+
+# -- processes -------------------------------------------------------------------------------------------------------
+
+#: Forked from one that has imported everything and does nothing else: eight of them begin at one moment.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(
+    [__name__, "rotator.__main__", *(f"rotator.cli.{name}" for name in ("init", "look", "requests", "tick"))]
+)
+
+
+@dataclass(frozen=True)
+class Ended:
+    words: tuple[str, ...]
+    code: int | None
+    lines: tuple[str, ...]
+
+    def steps(self) -> list[tuple[str, str]]:
+        """Each step it did, and the kid that it was about."""
+        told = [json.loads(line) for line in self.lines if line.startswith("{")]
+        return [(line["step"], line.get("kid", "")) for line in told if line["event"] == "step"]
+
+
+class Rotators:
+    """``rotator`` commands in processes of their own, which begin together on entering the block."""
+
+    def __init__(self, file: Path, *commands: Sequence[str]) -> None:
+        self._commands = [tuple(words) for words in commands]
+        self._said = [file.with_name(f"{uuid.uuid4()}.log") for _ in commands]
+        self._together = PROCESSES.Barrier(len(commands) + 1)
+        self._all = [
+            PROCESSES.Process(target=_rotator, args=(("--config", str(file), *words), said, self._together))
+            for words, said in zip(self._commands, self._said, strict=True)
+        ]
+
+    def __enter__(self) -> Self:
+        for process in self._all:
+            process.start()
+        self._together.wait(PATIENCE)
+        return self
+
+    def ended(self) -> list[Ended]:
+        for process in self._all:
+            process.join(PATIENCE)
+        return [
+            Ended(words, process.exitcode, tuple(said.read_text(encoding="utf-8").splitlines()))
+            for words, process, said in zip(self._commands, self._all, self._said, strict=True)
+        ]
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._all:
+            process.kill()
+            process.join()
+
+
+def _rotator(words: Sequence[str], said: Path, together: Barrier) -> None:
+    with said.open("w") as stream:
+        for descriptor in (1, 2):
+            os.dup2(stream.fileno(), descriptor)
+    sys.argv = ["rotator", *words]
+    together.wait(PATIENCE)
+    main()
+
+
+def together(file: Path, *commands: Sequence[str]) -> list[Ended]:
+    with Rotators(file, *commands) as running:
+        return running.ended()
+
+
+def killed(file: Path, words: Sequence[str], after: float) -> None:
+    with Rotators(file, words):
+        time.sleep(after)
+
+
+def timed(file: Path, words: Sequence[str]) -> float:
+    """How long ``words`` take when nobody kills them."""
+    with Rotators(file, words) as running:
+        begun = time.monotonic()
+        assert running.ended()[0].code == 0
+        return time.monotonic() - begun
+
+
+# -- homes -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Home:
+    """A configured key set, and how many private keys were ever made for it, whoever made them."""
+
+    file: Path
+    private_keys: Callable[[], int]
+
+    @property
+    def engine(self) -> Engine:
+        return app.engines(Configuration.load(self.file))["acme"]
+
+    def ring(self) -> Keyring:
+        return self.engine.look().ring
+
+
+def files(at: Path) -> Home:
+    return Home(configured(at, FILES.format(at.as_uri())), lambda: len(_left_in(at / "keys")))
+
+
+def _left_in(keys: Path) -> list[Path]:
+    """Every file that can hold a private key, also one that a dead process left half-written."""
+    return [each for each in keys.rglob("*") if each.is_file() and each.name not in {"pointer.json", ".lock"}]
+
+
+def on_aws(at: Path, url: str, scheme: str) -> Home:
+    account = Account(url, scheme, at.name, ALGORITHMS)
+    return Home(configured(at, account.toml), account.private_keys_ever_made)
+
+
+def configured(at: Path, stores: str) -> Path:
+    (at / "rotator.toml").write_text(stores + POLICY, encoding="ascii")
+    return at / "rotator.toml"
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Callable[[], Home]]]:
+    """What makes a new home, for each kind of store."""
+    at = tmp_path_factory.mktemp
+    with moto() as secrets, emulators.ministack() as kms:
+        yield {
+            "files": lambda: files(at("files")),
+            "Secrets Manager + S3": lambda: on_aws(at("secrets"), secrets, "secretsmanager"),
+            "KMS + S3": lambda: on_aws(at("kms"), kms, "kms"),
+        }
+
+
+# -- eight at once ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("store", ["Secrets Manager + S3", "KMS + S3"])
+def test_of_eight_processes_at_once_one_wins_each_step(store: str, stores: dict[str, Callable[[], Home]]) -> None:
+    home = stores[store]()
+    done: Counter[tuple[str, str]] = Counter()
+
+    def race(*commands: Sequence[str]) -> list[Ended]:
+        told = together(home.file, *commands)
+        for each in told:
+            assert each.code in {0, 3}, each
+            assert not [line for line in each.lines if "Traceback" in line or "met a bug" in line], each
+            done.update(each.steps())
+        return told
+
+    born = race(*[["init"]] * 4, *[["tick"]] * 4)
+    assert {each.code for each in born if each.words == ("init",)} == {0}
+    # A tick that came before every init found no ledger, and said so.
+    race(["tick"])
+    assert stages(home.ring()) == {"current": 2, "next": 2}
+
+    for turn in range(ROUNDS):
+        wait_for_the_gate(home.engine)
+        before = home.ring()
+        told = race(*[["rotate", "acme"], ["tick"]] * 4)
+        after = home.ring()
+        assert any(each.code == 0 for each in told if each.words[0] == "rotate")
+        assert made(after) - made(before) == len(ALGORITHMS), f"round {turn}: one rotation of each, not more"
+        assert not current(before) & current(after)
+        assert len(current(after)) == stages(after)["next"] == len(ALGORITHMS)
+
+    once = {"create", "promote", "activate", "disable", "withdraw", "destroy"}
+    assert [each for each, count in done.items() if each[0] in once and count > 1] == []
+    assert done["intend", ""] == home.private_keys() == made(home.ring()) == len(ALGORITHMS) * (ROUNDS + 2)
+    settled(home)
+
+
+def wait_for_the_gate(engine: Engine) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        look = engine.look()
+        opens = [at for key in look.ring.keys if key.standby and (at := gate(engine.keyset, key))]
+        if len(opens) == len(ALGORITHMS) and max(opens) <= look.at:
+            return
+        assert time.monotonic() < deadline, look.plan
+        time.sleep(0.2)
+
+
+def stages(ring: Keyring) -> dict[str, int]:
+    return dict(Counter(str(key.stage) for key in ring.keys))
+
+
+def current(ring: Keyring) -> set[str | None]:
+    return {key.kid for alg in ALGORITHMS if (key := ring.current(alg))}
+
+
+def made(ring: Keyring) -> int:
+    """How many keys the ledger knows to have been made, ever."""
+    return sum(key.created_at is not None for key in ring.keys) + len(ring.retired)
+
+
+def settled(home: Home) -> Sequence[Report]:
+    """Ledger, pointer and public document agree after one more tick; what that tick still did."""
+    outcome = home.engine.tick()
+    assert outcome.plan.step is None
+    assert outcome.foreign == {}
+    assert outcome.ring.trouble is None
+    assert not any(map(outcome.ring.promoting, ALGORITHMS))
+    assert stages(home.ring()) == stages(outcome.ring)
+    return outcome.steps
+
+
+# -- kill -9 ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("store", ["files", "Secrets Manager + S3"])
+def test_whenever_a_process_is_killed_the_next_tick_ends_in_the_same_state(
+    store: str, stores: dict[str, Callable[[], Home]]
+) -> None:
+    chance = random.Random()
+    home = stores[store]()
+    init, tick = timed(home.file, ["init"]), timed(home.file, ["tick"])
+    for _ in range(LIVES):
+        home = stores[store]()
+        killed(home.file, ["init"], after=chance.uniform(0, init))
+        assert alone(home, "init").code == 0, "a second init finds or creates"
+        for _ in range(2):
+            killed(home.file, ["tick"], after=chance.uniform(0, tick))
+        told = alone(home, "tick")
+        assert told.code == 0, told
+        assert stages(home.ring()) == {"current": 2, "next": 2}
+        assert home.private_keys() == made(home.ring()) == 2 * len(ALGORITHMS)
+        assert settled(home) == ()
+
+
+def test_however_often_a_process_is_killed_kms_makes_no_more_keys_than_recorded_attempts(
+    stores: dict[str, Callable[[], Home]],
+) -> None:
+    chance = random.Random()
+    home = stores["KMS + S3"]()
+    tick = timed(home.file, ["init"]) and timed(home.file, ["tick"])
+    for _ in range(LIVES):
+        home = stores["KMS + S3"]()
+        assert alone(home, "init").code == 0
+        for _ in range(3):
+            killed(home.file, ["tick"], after=chance.uniform(0, tick))
+            assert home.private_keys() <= len(home.ring().attempts)
+        assert alone(home, "tick").code == 0, "it may have to wait for five minutes, and that is no failure"
+        assert home.private_keys() <= len(home.ring().attempts)
+
+
+def alone(home: Home, command: str) -> Ended:
+    return together(home.file, [command])[0]
