@@ -82,7 +82,7 @@ def client(
             return _session().client(service, region_name=region, endpoint_url=endpoint, config=config)
     except (BotoCoreError, ValueError) as exc:
         raise ConfigurationError(
-            f"Cannot build a client for AWS {service}: {exc}. "
+            f"Cannot build a client for AWS {service}: {str(exc).rstrip('.')}. "
             "Set the region and credentials (AWS_REGION, a profile or a role)."
         ) from exc
 
@@ -155,7 +155,9 @@ def translated(
             f"{action} on {resource}: boto3 does not accept a name or value for it. Mend the configuration."
         ) from None
     except BotoCoreError as exc:
-        raise StoreError(f"{action} on {resource} got no answer: {type(exc).__name__}.") from exc
+        raise StoreError(
+            f"{action} on {resource} got no answer: {type(exc).__name__}. The next tick tries again."
+        ) from exc
 
 
 def _blames_kms(action: str, said: str) -> bool:

@@ -1016,3 +1016,27 @@ def test_a_look_that_finds_nothing_is_no_step_done() -> None:
     world.init()
     outcome = world.tick()
     assert "note-published" not in [report.step for report in outcome.steps]
+
+
+def test_our_keys_come_back_though_strangers_filled_the_document() -> None:
+    world = founded(policy=FAST)
+    ours = world.public_kids()
+    crowd = [{"kty": "OKP", "crv": "Ed25519", "x": "AA", "kid": f"theirs-{n}"} for n in range(9)]
+    world.restore(jwks.serialize(crowd, 0))
+    world.tick()
+    assert ours <= world.public_kids()
+    assert len(world.public_kids()) == POLICY.max_keys
+    assert any("gave way" in report.reason for report in world.reports)
+
+
+def test_an_error_that_tells_the_time_is_noted_once() -> None:
+    world = founded()
+    world.now -= timedelta(hours=1)
+    for _ in range(3):
+        with pytest.raises(Refused):
+            world.tick()
+        body = world.documents["acme/ledger.json"]
+        world.advance(timedelta(minutes=1))
+    with pytest.raises(Refused):
+        world.tick()
+    assert world.documents["acme/ledger.json"] == body

@@ -52,6 +52,7 @@ def test_the_defaults_are_safe_and_give_the_documented_numbers() -> None:
     assert DEFAULT.prepublish == 25 * HOUR + 7 * MINUTE
     assert DEFAULT.retention == 3 * HOUR + 9 * MINUTE
     assert DEFAULT.creations_per_day == 10
+    assert DAY == UNPROMISED
     assert (DEFAULT.algorithms, DEFAULT.rsa_bits, DEFAULT.kid, DEFAULT.max_keys) == (("RS256",), 2048, "thumbprint", 10)
     assert {name: text(getattr(DEFAULT, name)) for name in DURATIONS} == {
         "lifetime": "30d",
@@ -199,6 +200,10 @@ def test_a_fraction_of_a_second_is_refused_where_a_header_needs_whole_ones(name:
 )
 def test_nonsense_is_refused_in_a_sentence(values: dict[str, Any], fault: str) -> None:
     assert fault in the_fault(changed(**values))
+
+
+def test_the_least_that_makes_sense_is_accepted() -> None:
+    assert changed(max_creations_per_day=1, cache_tiers=1, max_keys=3).faults() == []
 
 
 @pytest.mark.parametrize("alg", ["HS256", "none", "rs256", "ES256K", ""])

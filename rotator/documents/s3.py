@@ -72,6 +72,10 @@ class S3Documents:
                     raise
                 return Reading(None, date_of(exc.response))
             headers = Headers(answer.get("ContentType", ""), answer.get("CacheControl"))
+            if "ETag" not in answer:
+                raise ConfigurationError(
+                    f"{self.locate(path)}: what answers there is not S3: it sends no ETag. Mend the endpoint in [aws]."
+                )
             return Reading(Document(answer["Body"].read(), answer["ETag"], headers), date_of(answer))
 
     def create(self, path: str, body: bytes, headers: Headers) -> str:

@@ -9,6 +9,7 @@ The order is what makes it safe (see ``keys.plan`` for what is decided):
 
 from __future__ import annotations
 
+import re
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -41,6 +42,8 @@ FRESH = timedelta(seconds=60)
 #: More steps or lost races than this in one tick mean that something is wrong.
 MAX_STEPS = 300
 MAX_CONFLICTS = 20
+
+_DIGITS = re.compile(r"\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +323,8 @@ class Engine:
         """Leave the error in the ledger for ``rotator status``, if that is possible and it is news."""
         with suppress(RotatorError):
             ring, version, _ = self._ledger.read()
-            if ring.trouble is None or ring.trouble.message != str(exc):
+            # Times and counts in a message change with every tick: they are no news.
+            if ring.trouble is None or _DIGITS.sub("", ring.trouble.message) != _DIGITS.sub("", str(exc)):
                 trouble = Trouble(self._steps.now(ring), str(exc))
                 # A note is no new revision: an old ledger must not grow, error by error, as new as the world.
                 self._ledger.replace(replace(ring, trouble=trouble), ring.revision - 1, version)

@@ -32,7 +32,7 @@ class Ledger:
             Refused: there is one, but it is damaged or not ours.
         """
         document = self._store.read(self.path).document
-        return from_json(document.body, self.keyset) if document else None
+        return self._parsed(document.body) if document else None
 
     def read(self) -> tuple[Keyring, str, datetime | None]:
         """The keyring, its version, and the store's clock.
@@ -47,7 +47,13 @@ class Ledger:
                 " For a new key set run 'rotator init'; if it was lost, see 'Lost ledger' in the README and do not"
                 " run init."
             )
-        return from_json(reading.document.body, self.keyset), reading.document.version, reading.date
+        return self._parsed(reading.document.body), reading.document.version, reading.date
+
+    def _parsed(self, body: bytes) -> Keyring:
+        try:
+            return from_json(body, self.keyset)
+        except Refused as exc:
+            raise Refused(f"{exc} It is at {self._store.locate(self.path)}.") from None
 
     def create(self, created_at: datetime) -> None:
         """Write an empty ledger.

@@ -167,12 +167,13 @@ class Steps:
         document = self._documents[step.document or ""]
         seen, version = world.seen[document.name], world.versions[document.name]
         served = world.ring.documents[document.name]
-        keys = project(world.ring, document, seen)
+        keys = project(world.ring, document, seen, self.keyset.policy.max_keys)
         guard(world.ring, self.keyset, document, keys, seen)
-        strangers = foreign(world.ring, seen)
-        if strangers:
-            names = ", ".join(str(key.get("kid", "?")) for key in strangers)
-            self._warn("foreign-keys", f"kept beside ours until 'rotator drop': {names}", document.name)
+        for stranger in foreign(world.ring, seen):
+            fate = (
+                "kept beside ours until 'rotator drop'" if stranger in keys else "gave way: there is no room (max_keys)"
+            )
+            self._warn("foreign-keys", f"{stranger.get('kid', '?')} {fate}", document.name)
         body = jwks.serialize(keys, world.ring.revision)
         headers = Headers(served.content_type, served.cache_control)
         try:

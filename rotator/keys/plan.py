@@ -437,7 +437,7 @@ def _publish(v: View) -> Iterator[Finding]:
     if v.ring.founded_at is None:
         return
     for document in v.keyset.documents:
-        fault = difference(v.ring, document, v.seen(document))
+        fault = difference(v.ring, document, v.seen(document), v.policy.max_keys)
         if fault and not v.failed("publish", document.name):
             yield Publish(document=document.name, reason=f"{document.path}: {fault}")
 

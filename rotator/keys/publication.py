@@ -61,17 +61,26 @@ def newer(ring: Keyring, seen: Seen) -> bool:
     return revision is not None and revision > ring.revision and not seen.kids().isdisjoint(ring.kids())
 
 
-def project(ring: Keyring, document: PublicDocument, seen: Seen) -> list[Jwk]:
-    """The keys that ``document`` has to hold."""
-    return ours(ring, document) + foreign(ring, seen)
+def project(ring: Keyring, document: PublicDocument, seen: Seen, max_keys: int | None = None) -> list[Jwk]:
+    """The keys that ``document`` has to hold.
+
+    Where keys of ours that may have signed are missing from it, they come back first: strangers beyond ``max_keys``
+    give way. Nobody gives way to a key that never signed.
+    """
+    own, strangers = ours(ring, document), foreign(ring, seen)
+    if max_keys is not None and len(own) + len(strangers) > max_keys:
+        there = seen.kids()
+        if any(key.public and key.exposed and document.shows(key.alg) and key.kid not in there for key in ring.keys):
+            strangers = strangers[: max(0, max_keys - len(own))]
+    return own + strangers
 
 
-def difference(ring: Keyring, document: PublicDocument, seen: Seen) -> str | None:
+def difference(ring: Keyring, document: PublicDocument, seen: Seen, max_keys: int | None = None) -> str | None:
     """Why ``document`` must be written, in words; ``None``: it is as it must be.
 
     Another order alone is no reason: a promotion then costs no write of its own.
     """
-    wanted = project(ring, document, seen)
+    wanted = project(ring, document, seen, max_keys)
     if not seen.exists:
         return "it is missing"
     if seen.jwks is None:
