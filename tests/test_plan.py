@@ -20,7 +20,7 @@ from rotator.keys import plan as planning
 from rotator.keys.jwks import Jwk, PublicSet
 from rotator.keys.keyring import DocumentFacts, Key, Keyring, Retired, Served, Stage, Succession
 from rotator.keys.material import b64u
-from rotator.keys.plan import PLAIN, Observed, Plan, Step, Traits, Wait, gate, plan, stop_at, withdraw_at
+from rotator.keys.plan import PLAIN, Look, Observed, Plan, Step, Traits, Wait, gate, plan, stop_at, withdraw_at
 from rotator.keys.policy import KeySet, Policy, PublicDocument
 from rotator.keys.publication import Seen, project
 
