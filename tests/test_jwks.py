@@ -137,8 +137,8 @@ def test_a_curve_that_jose_does_not_name_so_is_refused(
 
 def test_the_bytes_of_a_set_are_always_the_same() -> None:
     assert jwks.serialize([RFC8037_JWK | {"kid": "é"}], 7) == (
-        b'{\n "keys": [\n  {\n   "kty": "OKP",\n   "crv": "Ed25519",\n'
-        b'   "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",\n   "kid": "\\u00e9"\n  }\n ],\n'
+        b'{\n "keys": [\n  {\n   "kty": "OKP",\n   "kid": "\\u00e9",\n   "crv": "Ed25519",\n'
+        b'   "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"\n  }\n ],\n'
         b' "rotator_revision": 7\n}\n'
     )
     assert jwks.serialize([], 0) == b'{\n "keys": [],\n "rotator_revision": 0\n}\n'

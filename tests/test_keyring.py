@@ -464,7 +464,7 @@ def test_a_missing_member_is_refused(path: tuple[Any, ...]) -> None:
         (("revision",), -1, "not a count: -1"),
         (("revision",), 7.0, "not a count: 7.0"),
         (("revision",), True, "not a count: True"),
-        (("keys",), 5, "not iterable"),
+        (("keys",), 5, "not a list"),
     ],
     ids=repr,
 )

@@ -189,8 +189,8 @@ def test_a_fraction_of_a_second_is_refused_where_a_header_needs_whole_ones(name:
 @pytest.mark.parametrize(
     ("values", "fault"),
     [
-        ({"cache_tiers": 0}, "cache_tiers is 0: at least 1 cache stands between origin and verifier."),
-        ({"cache_tiers": -1}, "cache_tiers is -1: at least 1 cache stands between origin and verifier."),
+        ({"cache_tiers": 0}, "cache_tiers is 0: 1 to 100 caches stand between origin and verifier."),
+        ({"cache_tiers": -1}, "cache_tiers is -1: 1 to 100 caches stand between origin and verifier."),
         ({"max_creations_per_day": 0}, "max_creations_per_day is 0: it must be at least 1."),
         ({"algorithms": ()}, "algorithms is empty: name at least one, e.g. RS256."),
         ({"algorithms": ("RS256", "RS256")}, "algorithms names one twice: RS256, RS256."),

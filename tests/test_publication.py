@@ -105,6 +105,34 @@ def test_symmetric_keys_of_somebody_else_are_left_out() -> None:
     assert difference(QUIET, JWKS, seen([*RIGHT, leaked])) == "it still shows theirs"
 
 
+#: Three keys of somebody else where verifiers take three in all.
+STRANGERS = [jwk_of(f"theirs-{n}") for n in range(3)]
+
+
+def test_strangers_beyond_what_verifiers_take_give_way_to_a_missing_key_that_may_have_signed() -> None:
+    assert project(QUIET, JWKS, seen(STRANGERS), 3) == [*RIGHT, STRANGERS[0]]
+    assert project(QUIET, JWKS, seen([jwk_of("n"), *STRANGERS]), 2) == RIGHT
+    assert project(QUIET, JWKS, seen(STRANGERS), 1) == RIGHT, "none of ours gives way"
+    of = ring(CURRENT, key("p", "previous"))
+    assert project(of, JWKS, seen([jwk_of("c"), *STRANGERS]), 3) == [jwk_of("c"), jwk_of("p"), STRANGERS[0]]
+    there = seen([*RIGHT, STRANGERS[0]])
+    assert difference(QUIET, JWKS, there, 3) is None, "written once, it stays so"
+
+
+def test_nobody_gives_way_where_there_is_room_or_to_a_key_that_never_signed() -> None:
+    assert project(QUIET, JWKS, seen(STRANGERS), 5) == [*RIGHT, *STRANGERS]
+    assert project(QUIET, JWKS, seen(STRANGERS)) == [*RIGHT, *STRANGERS]
+    for of in (
+        ring(CURRENT, key("m", "made")),
+        ring(CURRENT, key("r", "previous", revoked_at=NOW)),
+        ring(CURRENT, key("w", "retired")),
+    ):
+        assert kids(project(of, JWKS, seen([jwk_of("c"), *STRANGERS]), 3))[-3:] == kids(STRANGERS)
+    narrow = replace(JWKS, algorithms=frozenset({"EdDSA"}))
+    of = ring(CURRENT, key("e", "current", alg="ES256"))
+    assert project(of, narrow, seen([jwk_of("c"), *STRANGERS]), 3) == [jwk_of("c"), *STRANGERS]
+
+
 # -- documents of a later ledger ---------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from rotator.keys import plan as planning
 from rotator.keys.algorithms import algorithm
 from rotator.keys.keyring import Event, Key, Keyring
 from rotator.keys.material import verify
-from rotator.keys.publication import Seen, foreign, guard, project
+from rotator.keys.publication import Seen, called, foreign, guard, project
 from rotator.ports import Headers, Intent, KeyRef
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class Steps:
             fate = (
                 "kept beside ours until 'rotator drop'" if stranger in keys else "gave way: there is no room (max_keys)"
             )
-            self._warn("foreign-keys", f"{stranger.get('kid', '?')} {fate}", document.name)
+            self._warn("foreign-keys", f"{called(stranger)} {fate}", document.name)
         body = jwks.serialize(keys, world.ring.revision)
         headers = Headers(served.content_type, served.cache_control)
         try:

@@ -337,13 +337,15 @@ def blast_radius(ring: Keyring, keyset: KeySet, kid: str, now: datetime) -> Blas
         [policy.staleness]
         + [entry.staleness for facts in ring.documents.values() for entry in facts.served if entry.until is None]
     )
-    trusted_until = now + staleness + policy.verifier_cache
+    replaced = [entry.until for facts in ring.documents.values() for entry in facts.served if entry.until]
+    trusted_until = max([now + staleness, *replaced]) + policy.verifier_cache
     early_until = opens if opens and opens > now else None
-    signed_from = key.activated_at or (key.superseded_at and key.published_at)
+    signed_from = key.activated_at or key.promoting_at or (key.superseded_at and key.published_at)
     tokens_until = None
-    if key.exposed:
+    # In the middle of its promotion the pointer may name it already.
+    if key.exposed or key.promoting:
         lag = max(key.signer_lag, policy.signer_lag)
-        last_signature = now + lag if signs else min(now, (key.superseded_at or now) + lag)
+        last_signature = now + lag if signs or key.promoting else min(now, (key.superseded_at or now) + lag)
         tokens_until = (
             last_signature
             + max(key.token_lifetime, policy.token_lifetime)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rotator.errors import ConfigurationError
 from rotator.keys.algorithms import ALGORITHMS, PRIVATE_MEMBERS, Algorithm
-from rotator.keys.material import b64u, b64u_int
+from rotator.keys.material import CURVES, b64u, b64u_int
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -69,7 +69,7 @@ def public_members(spki: bytes, algorithm: Algorithm) -> Jwk:
         return {"e": b64u_int(numbers.e), "kty": "RSA", "n": b64u_int(numbers.n)}
     if isinstance(public, ec.EllipticCurvePublicKey) and algorithm.kty == "EC":
         size = algorithm.coordinate_bytes or 0
-        if (public.key_size + 7) // 8 == size:
+        if CURVES.get(public.curve.name) == algorithm.crv:
             point = public.public_numbers()
             return {
                 "crv": algorithm.crv,
@@ -100,8 +100,20 @@ class PublicSet:
 
 def serialize(keys: Iterable[Mapping[str, Any]], revision: int) -> bytes:
     """The bytes of a public document: the same keys and revision always give the same bytes."""
-    body = {"keys": list(keys), REVISION_MEMBER: revision}
+    body = {"keys": [_ordered(key) for key in keys], REVISION_MEMBER: revision}
     return (json.dumps(body, indent=1, ensure_ascii=True) + "\n").encode("ascii")
+
+
+_FIRST = ("kty", "kid", "use", "alg")
+
+
+def _ordered(jwk: Mapping[str, Any]) -> Jwk:
+    return {name: jwk[name] for name in (*(name for name in _FIRST if name in jwk), *sorted(jwk.keys() - _FIRST))}
+
+
+def _no_constant(name: str) -> Any:
+    # NaN and Infinity are no JSON (RFC 8259 section 6): what we republish must be.
+    raise ValueError(name)
 
 
 def parse(body: bytes) -> PublicSet | None:
@@ -109,7 +121,7 @@ def parse(body: bytes) -> PublicSet | None:
     if len(body) > MAX_BYTES:
         return None
     try:
-        document = json.loads(body)
+        document = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         return None
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list):

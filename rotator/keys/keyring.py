@@ -243,6 +243,11 @@ class Keyring:
             yield self.founded_at
         if self.swept_at:
             yield self.swept_at
+        yield from self.attempts
+        for succession in self.successions.values():
+            for moment in (succession.rotate_requested_at, succession.retire_requested_at, succession.forced_at):
+                if moment:
+                    yield moment
         for key in self.keys:
             for moment in (
                 key.intended_at,
@@ -260,6 +265,7 @@ class Keyring:
                 if moment:
                     yield moment
             yield from key.published.values()
+            yield from key.gone.values()
 
     def remembers(self, key_id: str) -> bool:
         """Whether the ledger knows, or knew, a key with this intent id."""
@@ -327,10 +333,12 @@ def from_json(body: bytes, keyset: str) -> Keyring:
         raise Refused(f"Key set {keyset}: the ledger is not readable JSON (half-written?). {advice}") from None
     if not isinstance(document, dict) or type(document.get("format")) is not int:
         raise Refused(f"Key set {keyset}: this is not a ledger: it names no format. {advice}")
+    if document["format"] < 1:
+        raise Refused(f"Key set {keyset}: this is not a ledger: no format is below 1. {advice}")
     if document["format"] > FORMAT:
         raise Refused(
-            f"Key set {keyset}: the ledger has format {document['format']}, this rotator knows up to {FORMAT}."
-            " Nothing was changed. Upgrade rotator."
+            f"Key set {keyset}: the ledger has format {str(document['format'])[:20]}, this rotator knows up to"
+            f" {FORMAT}. Nothing was changed. Upgrade rotator."
         )
     if document.get("keyset") != keyset:
         raise Refused(
@@ -352,6 +360,8 @@ def _check(ring: Keyring, advice: str) -> None:
     for key in ring.keys:
         if (key.created_at is None) != (key.jwk is None) or (key.jwk is None) != (key.kid is None):
             raise Refused(f"Key set {ring.keyset}: the ledger is damaged at key {key.id[:40]}. {advice}")
+        if key.published.keys() != key.ready.keys():
+            raise Refused(f"Key set {ring.keyset}: the ledger is damaged at the gates of key {key.id[:40]}. {advice}")
         if key.jwk is not None and key.jwk.get("kid") != key.kid:
             raise Refused(f"Key set {ring.keyset}: the ledger is damaged at the JWK of key {key.id[:40]}. {advice}")
     for alg in ring.algorithms():
@@ -437,7 +447,12 @@ def _jwk(value: Any) -> Jwk:
 
 
 def _many(one: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: tuple(one(item) for item in value)
+    def decode(value: Any) -> Any:
+        if not isinstance(value, list):
+            raise TypeError("not a list")
+        return tuple(one(item) for item in value)
+
+    return decode
 
 
 def _named(one: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _RSA_EXPONENT = 65537
 
+#: The names of curves in ``cryptography`` (SEC 2) and in JOSE (RFC 7518 section 6.2.1.1).
+CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+
 
 def b64u(data: bytes) -> str:
     """Base64url without padding (RFC 7515 section 2)."""
@@ -31,7 +34,7 @@ def b64u_int(value: int, length: int | None = None) -> str:
 
 def unb64u(text: str) -> bytes:
     """The bytes behind base64url ``text``; raises ``ValueError`` where it is padded or not base64url."""
-    if "=" in text or len(text) % 4 == 1:
+    if not {"=", "+", "/"}.isdisjoint(text) or len(text) % 4 == 1:
         raise ValueError("not base64url without padding (RFC 7515 section 2)")
     return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
 
@@ -61,7 +64,7 @@ def private_pem(private: PrivateKeyTypes, passphrase: bytes | None = None) -> by
     from cryptography.hazmat.primitives import serialization
 
     encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
-    if passphrase is not None:
+    if passphrase:
         encryption = serialization.BestAvailableEncryption(passphrase)
     return private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
 
@@ -76,9 +79,9 @@ def load_private_pem(pem: bytes, passphrase: bytes | None = None) -> PrivateKeyT
     from cryptography.hazmat.primitives import serialization
 
     try:
-        return serialization.load_pem_private_key(pem, passphrase)
+        return serialization.load_pem_private_key(pem, passphrase or None)
     except TypeError as exc:
-        wanted = "is encrypted and needs" if passphrase is None else "is not encrypted, but there is"
+        wanted = "is encrypted and needs" if not passphrase else "is not encrypted, but there is"
         raise ConfigurationError(f"The private key {wanted} a passphrase.") from exc
     except (ValueError, UnsupportedAlgorithm):
         # The cause may quote what it could not parse, so it is not kept.
@@ -140,11 +143,11 @@ def sign(private: PrivateKeyTypes, algorithm: Algorithm, message: bytes) -> byte
     """The JWS signature of ``message`` (RFC 7518 section 3): ECDSA as r‖s, PSS with a salt as long as the hash."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-    if isinstance(private, rsa.RSAPrivateKey):
+    if isinstance(private, rsa.RSAPrivateKey) and algorithm.kty == "RSA":
         return private.sign(message, _rsa_padding(algorithm), _hash(algorithm))
-    if isinstance(private, ec.EllipticCurvePrivateKey):
+    if isinstance(private, ec.EllipticCurvePrivateKey) and CURVES.get(private.curve.name) == algorithm.crv:
         return ecdsa_der_to_jose(private.sign(message, ec.ECDSA(_hash(algorithm))), algorithm)
-    if isinstance(private, ed25519.Ed25519PrivateKey):
+    if isinstance(private, ed25519.Ed25519PrivateKey) and algorithm.kty == "OKP":
         return private.sign(message)
     raise ConfigurationError(f"A {type(private).__name__} cannot sign {algorithm.alg}.")
 

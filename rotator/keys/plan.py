@@ -489,6 +489,8 @@ def _create(v: View) -> Iterator[Finding]:
         at = key.attempted_at + v.traits.attempt_pause
         if v.now < at:
             yield Wait("attempt", "another attempt to create it may be under way", at, key.alg)
+        elif v.patient:
+            yield Wait("attempt", v.patient, alg=key.alg)
         elif _may_create(v):
             yield Attempt(alg=key.alg, key=key.id, reason="the last attempt to create it did not end")
         else:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rotator.keys.jwks import KidFormat
 
 ZERO = timedelta(0)
+LONGEST = timedelta(days=3_653)
+MOST_TIERS = 100
 _DAY = timedelta(days=1)
 
 #: What a cache may do with a document that promises nothing: CloudFront's default TTL (RFC 9111 section 4.2.2
@@ -119,6 +121,8 @@ class Policy:
         for name, value in self._durations().items():
             if value < ZERO:
                 found.append(f"{name} is {text(value)}: a duration cannot be negative.")
+            elif value > LONGEST:
+                found.append(f"{name} is {value.days} days: more than ten years is no policy.")
             elif value == ZERO and name not in may_be_zero:
                 found.append(f"{name} is 0: it must be longer.")
         found += [
@@ -126,8 +130,10 @@ class Policy:
             for name in ("cache_max_age", "cache_stale")
             if getattr(self, name) % timedelta(seconds=1)
         ]
-        if self.cache_tiers < 1:
-            found.append(f"cache_tiers is {self.cache_tiers}: at least 1 cache stands between origin and verifier.")
+        if not 1 <= self.cache_tiers <= MOST_TIERS:
+            found.append(
+                f"cache_tiers is {self.cache_tiers}: 1 to {MOST_TIERS} caches stand between origin and verifier."
+            )
         if self.max_creations_per_day is not None and self.max_creations_per_day < 1:
             found.append(f"max_creations_per_day is {self.max_creations_per_day}: it must be at least 1.")
         return found
@@ -222,15 +228,21 @@ def max_age_of(cache_control: str | None) -> timedelta | None:
 
 
 def _directives(cache_control: str | None) -> dict[str, str]:
-    pairs = (item.partition("=") for item in (cache_control or "").lower().split(","))
-    return {name.strip(): value.strip().strip('"') for name, _, value in pairs if name.strip()}
+    found: dict[str, str] = {}
+    for item in (cache_control or "").lower().split(","):
+        name, _, value = item.partition("=")
+        name, value = name.strip(), value.strip().strip('"')
+        # RFC 9111 section 4.2.1 leaves open which of two counts: the larger is the safe one.
+        if name and (_seconds(found.get(name)) or ZERO) <= (_seconds(value) or ZERO):
+            found[name] = value
+    return found
 
 
 def _seconds(value: str | None) -> timedelta | None:
     # RFC 9111 section 1.2.2: a delta-seconds beyond 2^31 means "for ever"; a year of caution is as good.
     if value is None or not value.isascii() or not value.isdigit():
         return None
-    return timedelta(seconds=min(int(value[:12]), 366 * 86_400))
+    return timedelta(seconds=min(int(value.lstrip("0")[:12] or "0"), 366 * 86_400))
 
 
 def text(duration: timedelta) -> str:

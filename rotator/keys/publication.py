@@ -48,8 +48,26 @@ def foreign(ring: Keyring, seen: Seen) -> list[Jwk]:
     if seen.jwks is None:
         return []
     known = {key.kid for key in ring.keys if key.kid} | ring.spent_kids()
-    strangers = (key for key in seen.jwks.keys if key.get("kid") not in known)
-    return [public for key in strangers if (public := without_private(key)) is not None]
+    strangers = []
+    for jwk in seen.jwks.keys:
+        kid, public = jwk.get("kid"), without_private(jwk)
+        # A kid that is no text names nothing; of two strangers with one kid the first stays.
+        if public is None or (isinstance(kid, str) and kid in known):
+            continue
+        if isinstance(kid, str):
+            known.add(kid)
+        strangers.append(public)
+    return strangers
+
+
+def called(jwk: Jwk) -> str:
+    """How to speak of a key that somebody else wrote: its kid, short and printable, or ``?``."""
+    kid = jwk.get("kid")
+    return _shown(kid) if isinstance(kid, str) else "?"
+
+
+def _shown(kid: str) -> str:
+    return "".join(letter if letter.isprintable() else "�" for letter in kid[:64])
 
 
 def newer(ring: Keyring, seen: Seen) -> bool:
@@ -88,8 +106,10 @@ def difference(ring: Keyring, document: PublicDocument, seen: Seen, max_keys: in
     facts = ring.documents.get(document.name)
     if seen.jwks.keys != tuple(wanted) and _bag(seen.jwks.keys) != _bag(wanted):
         return _changes(seen.jwks, wanted)
-    if facts and (seen.cache_control, seen.content_type) != (facts.cache_control, facts.content_type):
-        return f"it is served with Cache-Control {seen.cache_control!r}, the policy says {facts.cache_control!r}"
+    if facts and seen.content_type != facts.content_type:
+        return f"it is served as {seen.content_type!r:.80}, the policy says {facts.content_type!r}"
+    if facts and seen.cache_control != facts.cache_control:
+        return f"it is served with Cache-Control {seen.cache_control!r:.200}, the policy says {facts.cache_control!r}"
     return None
 
 
@@ -111,7 +131,7 @@ def guard(ring: Keyring, keyset: KeySet, document: PublicDocument, keys: Sequenc
 
 def _faults(ring: Keyring, keyset: KeySet, document: PublicDocument, keys: Sequence[Jwk], seen: Seen) -> Iterator[str]:
     shown = [key for key in ring.keys if document.shows(key.alg)]
-    kids = [key["kid"] for key in keys if "kid" in key]
+    kids = [kid for key in keys if isinstance(kid := key.get("kid"), str)]
     if any(is_private(key) for key in keys):
         yield "it would hold a private or symmetric key"
     if len(set(kids)) < len(kids):
@@ -158,10 +178,15 @@ def _bag(keys: Sequence[Jwk]) -> list[str]:
 
 
 def _changes(seen: PublicSet, wanted: Sequence[Jwk]) -> str:
-    before, after = seen.kids(), {key["kid"] for key in wanted if "kid" in key}
+    before, after = seen.kids(), {kid for key in wanted if isinstance(kid := key.get("kid"), str)}
     words = []
     if after - before:
-        words.append(f"it lacks {', '.join(sorted(after - before))}")
+        words.append(f"it lacks {_listed(after - before)}")
     if before - after:
-        words.append(f"it still shows {', '.join(sorted(before - after))}")
+        words.append(f"it still shows {_listed(before - after)}")
     return " and ".join(words) or "a key in it has other members than the ledger's"
+
+
+def _listed(kids: set[str], most: int = 4) -> str:
+    more = f" and {len(kids) - most} more" if len(kids) > most else ""
+    return ", ".join(_shown(kid) for kid in sorted(kids)[:most]) + more
