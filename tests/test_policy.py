@@ -522,3 +522,10 @@ def test_a_document_shows_all_algorithms_or_those_it_names() -> None:
     keyset = KeySet("acme", DEFAULT, (every, some))
     assert keyset.documents_of("RS256") == (every,)
     assert keyset.documents_of("ES256") == (every, some)
+
+
+def test_what_was_derived_from_a_policy_is_no_setting_of_it() -> None:
+    policy = Policy(lifetime=timedelta(days=828), token_lifetime=timedelta(days=305), clock_skew=timedelta(days=413))
+    assert policy.faults() == policy.faults()
+    assert policy.retention
+    assert not any("retention is" in fault for fault in policy.faults())

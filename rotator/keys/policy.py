@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -154,7 +154,9 @@ class Policy:
         return found
 
     def _durations(self) -> dict[str, timedelta]:
-        return {name: value for name, value in vars(self).items() if isinstance(value, timedelta)}
+        # Not vars(): what is derived is kept there, too, once it was asked for.
+        values = {spec.name: getattr(self, spec.name) for spec in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, timedelta)}
 
 
 @dataclass(frozen=True, slots=True)
