@@ -1055,3 +1055,17 @@ def test_an_error_that_tells_the_time_is_noted_once() -> None:
     with pytest.raises(Refused):
         world.tick()
     assert world.documents["acme/ledger.json"] == body
+
+
+def test_after_a_crash_in_create_another_attempt_is_recorded_when_the_pause_is_over() -> None:
+    world = World(traits=KMS_LIKE)
+    world.init()
+    world.arm("kill-after", 4)
+    assert isinstance(world.try_tick(), Killed)
+    assert world.effects[-1] == "keys.create"
+    outcome = world.tick()
+    assert any(wait.step == "attempt" for wait in outcome.plan.waits)
+    world.advance(timedelta(minutes=6))
+    world.tick()
+    assert world.steps().count("attempt") == 1
+    assert sorted(world.stages().values()) == ["current", "next"]
