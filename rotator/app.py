@@ -1,6 +1,6 @@
 """Where everything meets: the only module that knows every store, and the only one that reads the clock.
 
-A new store is a file, a line in one of the dicts here, and the form of its URI in ``settings.uris``. What a run does
+A new store is a file, a line in one of the dicts here, and the form of its URI in ``uris``. What a run does
 not need is not imported, and no client is built before its first call.
 """
 

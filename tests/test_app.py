@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rotator import app, aws
+from rotator import app, aws, uris
 from rotator.documents.cloudfront import CloudFront
 from rotator.documents.filesystem import FilesystemDocuments
 from rotator.documents.s3 import S3Documents
 from rotator.documents.web import HttpsWeb
 from rotator.engine import Engine, Report
 from rotator.errors import ConfigurationError, RotatorError
-from rotator.settings import Configuration, uris
+from rotator.settings import Configuration
 from rotator.stores.kms import KmsKeys
 from rotator.stores.local import LocalKeys
 from rotator.stores.secretsmanager import SecretsManagerKeys

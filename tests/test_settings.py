@@ -17,10 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rotator import uris
 from rotator.errors import ConfigurationError, Refused, RotatorError
 from rotator.keys.algorithms import ALGORITHMS
 from rotator.keys.policy import Policy, PublicDocument, parse_duration, text
-from rotator.settings import DEMO, Configuration, Location, is_configured, table, uris
+from rotator.settings import DEMO, Configuration, Location, is_configured, table
 from rotator.settings.tables import PolicyTable
 
 if TYPE_CHECKING:

@@ -13,11 +13,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rotator import uris
 from rotator.errors import ConfigurationError, Refused
 from rotator.keys.policy import KeySet, Policy, PublicDocument
-from rotator.settings import reading, uris
+from rotator.settings import reading
 from rotator.settings.tables import PolicyTable, Stores, table
-from rotator.settings.uris import Location
+from rotator.uris import Location
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

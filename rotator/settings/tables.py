@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from rotator import uris
 from rotator.errors import ConfigurationError
 from rotator.keys.jwks import KidFormat  # noqa: TC001 - pydantic reads the annotations
 from rotator.keys.policy import KeySet, Policy, parse_duration, text
-from rotator.settings import uris
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
