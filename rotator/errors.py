@@ -26,8 +26,16 @@ class Refused(RotatorError):
     exit_code = 3
 
 
+class Damaged(Refused):
+    """What stands in the place of the ledger is none, or half of one: ``rotator recover`` brings one back."""
+
+
 class StoreError(RotatorError):
     """A store did not answer, or answered with a fault that may pass. The effect may have been applied."""
+
+
+class KeyStopped(StoreError):
+    """The private half no longer signs: it is disabled, or gone. The pointer may name another key by now."""
 
 
 class AccessDenied(StoreError):

@@ -18,9 +18,17 @@ from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from rotator.aws import code_of, translated
-from rotator.errors import AccessDenied, ConfigurationError, Conflict, Refused, RotatorError, StoreError
+from rotator.errors import (
+    AccessDenied,
+    ConfigurationError,
+    Conflict,
+    KeyStopped,
+    Refused,
+    RotatorError,
+    StoreError,
+)
 from rotator.keys.material import ecdsa_der_to_jose
-from rotator.ports import Headers, Pointer, StoredKey, Stray, Traits
+from rotator.ports import Headers, KeyRef, Pointer, StoredKey, Stray, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -32,7 +40,7 @@ if TYPE_CHECKING:
     from mypy_boto3_resourcegroupstaggingapi import ResourceGroupsTaggingAPIClient
 
     from rotator.keys.algorithms import Algorithm
-    from rotator.ports import DocumentStore, Intent, KeyRef
+    from rotator.ports import DocumentStore, Intent
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -208,27 +216,7 @@ class KmsKeys:
 
     def sign(self, ref: KeyRef, message: bytes) -> bytes:
         """The JWS signature that KMS makes with the very key ARN the pointer hands to issuers."""
-        algorithm = ref.algorithm
-        digest = None
-        if len(message) > _RAW_BYTES:
-            if algorithm.hash is None:
-                raise ConfigurationError(
-                    f"KMS signs at most {_RAW_BYTES} bytes with {algorithm.alg}; this message has {len(message)}."
-                )
-            digest = hashlib.new(algorithm.hash, message).digest()
-        try:
-            with translated("kms:Sign", ref.handle):
-                signature = self._client().sign(
-                    KeyId=ref.handle,
-                    Message=digest or message,
-                    MessageType="DIGEST" if digest else "RAW",
-                    SigningAlgorithm=cast("SigningAlgorithmSpecType", algorithm.kms_signing_algorithm),
-                )["Signature"]
-        except StoreError as exc:
-            if reason := _REASONS.get(_code(exc)):
-                raise StoreError(f"Key {ref.kid} of {ref.keyset} ({ref.handle}) cannot sign: {reason}.") from exc
-            raise
-        return ecdsa_der_to_jose(signature, algorithm) if algorithm.scheme == "ecdsa" else signature
+        return signed(self._client(), ref, message)
 
     def move_pointer(self, pointer: Pointer, ref: KeyRef) -> Pointer:
         """Compare-and-swap of the pointer document; the current alias follows it."""
@@ -426,6 +414,50 @@ class KmsKeys:
                     raise
             self._sleep(pause)
         return call()
+
+
+def named(pointers: DocumentStore, keyset: str, algorithm: Algorithm) -> KeyRef | None:
+    """The key that issuers are led to, as :func:`signed` takes it; ``None``: none is named.
+
+    Raises:
+        Refused: the pointer document is torn, malformed, or the pointer of something else.
+    """
+    path = _path(keyset, algorithm)
+    document = pointers.read(path).document
+    target = _parse(document.body, keyset, algorithm, pointers.locate(path)) if document else _Target()
+    if target.id is None or target.kid is None or target.key_arn is None:
+        return None
+    return KeyRef(keyset, algorithm, target.id, target.kid, target.key_arn)
+
+
+def signed(client: KMSClient, ref: KeyRef, message: bytes) -> bytes:
+    """The JWS signature of ``message``: one kms:Sign, RAW up to 4,096 bytes, DIGEST beyond.
+
+    Raises:
+        KeyStopped: the key is disabled, scheduled for deletion, or gone.
+        ConfigurationError: the message is too long for an algorithm that brings its own hash.
+    """
+    algorithm = ref.algorithm
+    digest = None
+    if len(message) > _RAW_BYTES:
+        if algorithm.hash is None:
+            raise ConfigurationError(
+                f"KMS signs at most {_RAW_BYTES} bytes with {algorithm.alg}; this message has {len(message)}."
+            )
+        digest = hashlib.new(algorithm.hash, message).digest()
+    try:
+        with translated("kms:Sign", ref.handle):
+            signature = client.sign(
+                KeyId=ref.handle,
+                Message=digest or message,
+                MessageType="DIGEST" if digest else "RAW",
+                SigningAlgorithm=cast("SigningAlgorithmSpecType", algorithm.kms_signing_algorithm),
+            )["Signature"]
+    except StoreError as exc:
+        if reason := _REASONS.get(_code(exc)):
+            raise KeyStopped(f"Key {ref.kid} of {ref.keyset} ({ref.handle}) cannot sign: {reason}.") from exc
+        raise
+    return ecdsa_der_to_jose(signature, algorithm) if algorithm.scheme == "ecdsa" else signature
 
 
 def _path(keyset: str, algorithm: Algorithm) -> str:

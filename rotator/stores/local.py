@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from rotator import files
 from rotator.errors import AccessDenied, ConfigurationError, Conflict, Refused
 from rotator.keys import jwks, material
-from rotator.ports import Pointer, StoredKey, Traits
+from rotator.ports import KeyRef, Pointer, StoredKey, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
     from rotator.keys.algorithms import Algorithm
-    from rotator.ports import Intent, KeyRef, Stray
+    from rotator.ports import Intent, Stray
 
 _KEYSET = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
@@ -124,6 +124,29 @@ class LocalKeys:
 
     def sign(self, ref: KeyRef, message: bytes) -> bytes:
         """See :meth:`rotator.ports.KeyStore.sign`."""
+        return material.sign(self.private_key(ref), ref.algorithm, message)
+
+    def named(self, keyset: str, algorithm: Algorithm) -> KeyRef | None:
+        """The key that issuers are led to; ``None``: none is named.
+
+        Raises:
+            Refused: the pointer is torn.
+        """
+        directory = self._directory(keyset, algorithm)
+        with files.translated("read the pointer in", directory):
+            self._refuse_loose(directory)
+            found = _read_pointer(directory, algorithm)
+        if found.id is None or found.kid is None:
+            return None
+        return KeyRef(keyset, algorithm, found.id, found.kid, f"{found.id}{_KEY}")
+
+    def private_key(self, ref: KeyRef) -> PrivateKeyTypes:
+        """The private half of ``ref``, for who signs with it in memory; one read of its file.
+
+        Raises:
+            Refused: it was disabled, or the file holds another key.
+            ConfigurationError: the file is missing, loose, or cannot be read.
+        """
         file = self._file(ref)
         with files.translated("sign with", file):
             self._refuse_loose(file.parent)
@@ -138,7 +161,7 @@ class LocalKeys:
         spki = material.spki(private)
         if ref.kid not in {jwks.kid_of(spki, ref.algorithm, form) for form in get_args(jwks.KidFormat)}:
             raise Refused(f"Cannot sign with {file}: it holds another key than {ref.kid}. Restore it, or revoke that.")
-        return material.sign(private, ref.algorithm, message)
+        return private
 
     def move_pointer(self, pointer: Pointer, ref: KeyRef) -> Pointer:
         """See :meth:`rotator.ports.KeyStore.move_pointer`."""
