@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from rotator.errors import Refused
 from rotator.keys.keyring import (
-    FORMAT,
     HISTORY,
     DocumentFacts,
     Event,
@@ -26,9 +25,9 @@ from rotator.keys.keyring import (
     Succession,
     Trouble,
     from_json,
-    time_of,
     to_json,
 )
+from rotator.keys.ledger_json import FORMAT, time_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -460,7 +459,7 @@ def test_a_missing_member_is_refused(path: tuple[Any, ...]) -> None:
         (("keys", 0, "signer_lag"), "2h", "not a duration: "),
         (("keys", 0, "signer_lag"), 10**30, "int too large"),
         (("keys", 0, "published"), ["jwks"], "has no attribute"),
-        (("keys", 0, "jwk"), [], "jwk is not an object"),
+        (("keys", 0, "jwk"), [], "not an object"),
         (("revision",), -1, "not a count: -1"),
         (("revision",), 7.0, "not a count: 7.0"),
         (("revision",), True, "not a count: True"),

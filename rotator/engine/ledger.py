@@ -44,8 +44,8 @@ class Ledger:
         if reading.document is None:
             raise Refused(
                 f"Key set {self.keyset}: there is no ledger at {self._store.locate(self.path)}. Nothing was changed."
-                " For a new key set run 'rotator init'; if it was lost, see 'Lost ledger' in the README and do not"
-                " run init."
+                f" For a new key set run 'rotator init'; if it was lost, run 'rotator recover {self.keyset}' (README,"
+                " 'Lost ledger'), and not init."
             )
         return self._parsed(reading.document.body), reading.document.version, reading.date
 
@@ -53,7 +53,7 @@ class Ledger:
         try:
             return from_json(body, self.keyset)
         except Refused as exc:
-            raise Refused(f"{exc} It is at {self._store.locate(self.path)}.") from None
+            raise type(exc)(f"{exc} It is at {self._store.locate(self.path)}.") from None
 
     def create(self, created_at: datetime) -> None:
         """Write an empty ledger.
@@ -63,6 +63,23 @@ class Ledger:
         """
         ring = Keyring(keyset=self.keyset, ledger_id=self._nonce(), created_at=created_at, writer=self._nonce())
         self._store.create(self.path, to_json(ring), HEADERS)
+
+    def begin(self, ring: Keyring) -> Keyring:
+        """Write ``ring`` as the first ledger; recognises its own write whose answer was lost.
+
+        Raises:
+            Conflict: there is one already.
+        """
+        ring = replace(ring, writer=self._nonce())
+        try:
+            self._store.create(self.path, to_json(ring), HEADERS)
+        except AccessDenied:
+            raise
+        except StoreError as exc:
+            found = self.find()
+            if found is None or found.writer != ring.writer:
+                raise exc from None
+        return ring
 
     def probe(self) -> None:
         """Prove that the store compares and swaps; see ``DocumentStore.probe``."""

@@ -7,20 +7,33 @@ promoting, withdrawn, revoked, a person's request) before it: a crash can only m
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field, fields, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from rotator.errors import Refused
+from rotator.errors import Damaged
+from rotator.keys.ledger_json import (
+    ADVICE,
+    count,
+    decoded,
+    encoded,
+    flag,
+    json_object,
+    many,
+    members,
+    named,
+    record,
+    span,
+    text,
+    time_of,
+    times,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from rotator.keys.jwks import Jwk
-
-FORMAT = 1
 
 #: How many events the ledger keeps; the log keeps them all.
 HISTORY = 20
@@ -56,6 +69,8 @@ class Key:
     handle: str | None = None
     founding: bool = False
     """It stood in the first public document ever: no cache can hold an older one."""
+    adopted: bool = False
+    """It was made elsewhere: it may have signed before any time that stands here, and its kid is what it was."""
     published: Mapping[str, datetime] = field(default_factory=dict)
     """Document name → when the key was seen there."""
     ready: Mapping[str, datetime] = field(default_factory=dict)
@@ -316,192 +331,69 @@ _NO_REQUESTS = Succession()
 
 def to_json(ring: Keyring) -> bytes:
     """The ledger's bytes: sorted, indented JSON, so that a person can read and compare revisions."""
-    document = {"format": FORMAT, **_encode(ring)}
-    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode("ascii")
+    return encoded(ring)
 
 
 def from_json(body: bytes, keyset: str) -> Keyring:
-    """The keyring in ``body``.
+    """The keyring in ``body``; one of an older format is upgraded, and written so with the next fact.
 
     Raises:
-        Refused: not a ledger, half-written, of a newer format, or of another key set.
+        Damaged: not a ledger, or half-written.
+        Refused: of a newer format, or of another key set.
     """
-    advice = "Nothing was changed. Restore the last good version of the ledger (README, 'Lost ledger')."
-    try:
-        document = json.loads(body, parse_constant=_no_constant, object_pairs_hook=_unique)
-    except (ValueError, RecursionError):
-        raise Refused(f"Key set {keyset}: the ledger is not readable JSON (half-written?). {advice}") from None
-    if not isinstance(document, dict) or type(document.get("format")) is not int:
-        raise Refused(f"Key set {keyset}: this is not a ledger: it names no format. {advice}")
-    if document["format"] < 1:
-        raise Refused(f"Key set {keyset}: this is not a ledger: no format is below 1. {advice}")
-    if document["format"] > FORMAT:
-        raise Refused(
-            f"Key set {keyset}: the ledger has format {str(document['format'])[:20]}, this rotator knows up to"
-            f" {FORMAT}. Nothing was changed. Upgrade rotator."
-        )
-    if document.get("keyset") != keyset:
-        raise Refused(
-            f"Key set {keyset}: the ledger found there belongs to key set {document.get('keyset')!r:.80}."
-            " Nothing was changed. Mend stores.ledger or the name."
-        )
-    try:
-        ring = _ring(document)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as exc:
-        raise Refused(f"Key set {keyset}: the ledger is damaged at {_spot(exc)}. {advice}") from None
-    _check(ring, advice)
+    ring: Keyring = decoded(members(body, keyset), _DECODE, keyset)
+    _check(ring)
     return ring
 
 
-def _check(ring: Keyring, advice: str) -> None:
+def _check(ring: Keyring) -> None:
     kids = [key.kid for key in ring.keys if key.kid]
     if len(set(kids)) < len(kids) or len({key.id for key in ring.keys}) < len(ring.keys):
-        raise Refused(f"Key set {ring.keyset}: the ledger names one key twice. {advice}")
+        raise Damaged(f"Key set {ring.keyset}: the ledger names one key twice. {ADVICE}")
     for key in ring.keys:
         if (key.created_at is None) != (key.jwk is None) or (key.jwk is None) != (key.kid is None):
-            raise Refused(f"Key set {ring.keyset}: the ledger is damaged at key {key.id[:40]}. {advice}")
+            raise Damaged(f"Key set {ring.keyset}: the ledger is damaged at key {key.id[:40]}. {ADVICE}")
         if key.published.keys() != key.ready.keys():
-            raise Refused(f"Key set {ring.keyset}: the ledger is damaged at the gates of key {key.id[:40]}. {advice}")
+            raise Damaged(f"Key set {ring.keyset}: the ledger is damaged at the gates of key {key.id[:40]}. {ADVICE}")
         if key.jwk is not None and key.jwk.get("kid") != key.kid:
-            raise Refused(f"Key set {ring.keyset}: the ledger is damaged at the JWK of key {key.id[:40]}. {advice}")
+            raise Damaged(f"Key set {ring.keyset}: the ledger is damaged at the JWK of key {key.id[:40]}. {ADVICE}")
     for alg in ring.algorithms():
         if sum(key.stage is Stage.CURRENT for key in ring.of(alg)) > 1:
-            raise Refused(f"Key set {ring.keyset}: the ledger names two current keys for {alg}. {advice}")
+            raise Damaged(f"Key set {ring.keyset}: the ledger names two current keys for {alg}. {ADVICE}")
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(name)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("duplicate member name")
-    return found
-
-
-def _spot(exc: Exception) -> str:
-    return f"{str(exc)[:60]!r}"
-
-
-def _encode(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if hasattr(value, "__dataclass_fields__"):
-        return {
-            spec.name: _encode(item)
-            for spec in fields(value)
-            if (item := getattr(value, spec.name)) is not None and item is not False and item not in ((), {})
-        }
-    if isinstance(value, (tuple, list)):
-        return [_encode(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _encode(item) for name, item in value.items()}
-    return value
-
-
-def time_of(value: Any) -> datetime:
-    """The aware UTC datetime in an ISO 8601 string; raises ``ValueError`` where it names no zone."""
-    if not isinstance(value, str):
-        raise TypeError(f"not a time: {value!r:.40}")
-    moment = datetime.fromisoformat(value)
-    if moment.tzinfo is None:
-        raise ValueError(f"no time zone: {value[:40]!r}")
-    return moment.astimezone(UTC)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"not a text: {value!r:.40}")
-    return value
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"not true or false: {value!r:.40}")
-    return value
-
-
-def _count(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise TypeError(f"not a count: {value!r:.40}")
-    return value
-
-
-def _span(value: Any) -> timedelta:
-    if type(value) not in (int, float) or value < 0:
-        raise TypeError(f"not a duration: {value!r:.40}")
-    return timedelta(seconds=value)
-
-
-def _times(value: Any) -> dict[str, datetime]:
-    return {name: time_of(item) for name, item in value.items()}
-
-
-def _jwk(value: Any) -> Jwk:
-    if not isinstance(value, dict):
-        raise TypeError("jwk is not an object")
-    return value
-
-
-def _many(one: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def decode(value: Any) -> Any:
-        if not isinstance(value, list):
-            raise TypeError("not a list")
-        return tuple(one(item) for item in value)
-
-    return decode
-
-
-def _named(one: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: {_text(name): one(item) for name, item in value.items()}
-
-
-def _record(kind: type, **decoders: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """A decoder of one dataclass; members it does not know are an error, so that no fact is lost unseen."""
-
-    def decode(value: Any) -> Any:
-        unknown = value.keys() - decoders.keys()
-        if unknown:
-            raise ValueError(f"unknown member {min(unknown)[:40]}")
-        return kind(**{name: decoders[name](item) for name, item in value.items()})
-
-    return decode
-
-
-_KEY = _record(
+_KEY = record(
     Key,
-    id=_text,
-    alg=_text,
+    id=text,
+    alg=text,
     intended_at=time_of,
-    attempt=_text,
+    attempt=text,
     attempted_at=time_of,
     created_at=time_of,
-    kid=_text,
-    jwk=_jwk,
-    handle=_text,
-    founding=_flag,
-    published=_times,
-    ready=_times,
+    kid=text,
+    jwk=json_object,
+    handle=text,
+    founding=flag,
+    adopted=flag,
+    published=times,
+    ready=times,
     published_at=time_of,
     promoting_at=time_of,
-    forced=_flag,
+    forced=flag,
     activated_at=time_of,
     superseded_at=time_of,
     disabled_at=time_of,
     withdrawn_at=time_of,
     destroyed_at=time_of,
     revoked_at=time_of,
-    revoke_reason=_text,
-    fence_due=_flag,
-    gone=_times,
-    signer_lag=_span,
-    token_lifetime=_span,
-    verifier_leeway=_span,
+    revoke_reason=text,
+    fence_due=flag,
+    gone=times,
+    signer_lag=span,
+    token_lifetime=span,
+    verifier_leeway=span,
 )
-_SERVED = _record(Served, cache_control=_text, staleness=_span, until=time_of)
+_SERVED = record(Served, cache_control=text, staleness=span, until=time_of)
 
 
 def _served(value: Any) -> Served:
@@ -510,30 +402,23 @@ def _served(value: Any) -> Served:
     return served if "cache_control" in value else replace(served, cache_control=None)
 
 
-_DECODE = _record(
+_DECODE = record(
     Keyring,
-    keyset=_text,
-    ledger_id=_text,
+    keyset=text,
+    ledger_id=text,
     created_at=time_of,
-    revision=_count,
-    writer=_text,
+    revision=count,
+    writer=text,
     founded_at=time_of,
-    keys=_many(_KEY),
-    documents=_named(
-        _record(DocumentFacts, cache_control=_text, content_type=_text, served=_many(_served), invalidate_due=_flag)
+    keys=many(_KEY),
+    documents=named(
+        record(DocumentFacts, cache_control=text, content_type=text, served=many(_served), invalidate_due=flag)
     ),
-    successions=_named(
-        _record(Succession, rotate_requested_at=time_of, retire_requested_at=time_of, forced_at=time_of)
-    ),
-    retired=_many(_record(Retired, id=_text, kid=_text, alg=_text, at=time_of, revoked=_flag)),
-    dropped=_times,
-    attempts=_many(time_of),
+    successions=named(record(Succession, rotate_requested_at=time_of, retire_requested_at=time_of, forced_at=time_of)),
+    retired=many(record(Retired, id=text, kid=text, alg=text, at=time_of, revoked=flag)),
+    dropped=times,
+    attempts=many(time_of),
     swept_at=time_of,
-    trouble=_record(Trouble, at=time_of, message=_text),
-    history=_many(_record(Event, at=time_of, step=_text, reason=_text, kid=_text)),
+    trouble=record(Trouble, at=time_of, message=text),
+    history=many(record(Event, at=time_of, step=text, reason=text, kid=text)),
 )
-
-
-def _ring(document: dict[str, Any]) -> Keyring:
-    ring: Keyring = _DECODE({name: value for name, value in document.items() if name != "format"})
-    return ring
