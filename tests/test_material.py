@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import jwt
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa, x25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa, x25519
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from joserfc import jwk as joserfc_jwk
 from joserfc import jws as joserfc_jws
+from joserfc.errors import JoseError
 from jwt.algorithms import OKPAlgorithm
 
 from rotator.errors import ConfigurationError
@@ -107,9 +109,9 @@ def test_a_new_key_signs_and_its_public_half_verifies(alg: str) -> None:
 
 @every_algorithm
 def test_a_signature_has_the_length_of_the_rfc(alg: str) -> None:
-    lengths = {"RSA": 256, "OKP": 64}
+    lengths = {"RSA": 256, "Ed25519": 64, "Ed448": 114, "ML-DSA-44": 2420, "ML-DSA-65": 3309, "ML-DSA-87": 4627}
     row = algorithm(alg)
-    assert len(signature(alg)) == (2 * row.coordinate_bytes if row.coordinate_bytes else lengths[row.kty])
+    assert len(signature(alg)) == (2 * row.coordinate_bytes if row.coordinate_bytes else lengths[row.key_kind])
 
 
 @every_algorithm
@@ -134,8 +136,13 @@ def test_a_public_key_with_a_member_missing_or_wrong_verifies_nothing(alg: str) 
 
 @every_algorithm
 def test_pyjwt_reads_our_signatures_and_we_read_those_of_pyjwt(alg: str) -> None:
-    if alg == "Ed25519":
-        okp, their_public = OKPAlgorithm(), ed25519.Ed25519PublicKey.from_public_bytes(unb64u(public(alg)["x"]))
+    if algorithm(alg).kty == "AKP":
+        with pytest.raises(jwt.PyJWKError):
+            jwt.PyJWK(public(alg))
+        return
+    if alg in {"Ed25519", "Ed448"}:
+        their_public = material.raw_classes(alg)[1].from_public_bytes(unb64u(public(alg)["x"]))
+        okp = OKPAlgorithm()
         assert okp.verify(MESSAGE, their_public, signature(alg)), "PyJWT does not know this name for EdDSA yet"
         return
     theirs = jwt.PyJWK(public(alg))
@@ -150,6 +157,10 @@ def test_pyjwt_reads_our_signatures_and_we_read_those_of_pyjwt(alg: str) -> None
 @every_algorithm
 @eddsa_is_deprecated
 def test_joserfc_reads_our_signatures_and_we_read_those_of_joserfc(alg: str) -> None:
+    if algorithm(alg).kty == "AKP":
+        with pytest.raises(JoseError):
+            joserfc_jwk.import_key(public(alg))
+        return
     token = joserfc_jws.serialize_compact(
         {"alg": alg}, b"frodo", joserfc_jwk.import_key(material.private_jwk(private(alg), public(alg))), [alg]
     )
@@ -221,7 +232,7 @@ def said(caught: pytest.ExceptionInfo[ConfigurationError]) -> str:
     return "".join(traceback.format_exception(caught.value))
 
 
-@pytest.mark.parametrize("alg", ["RS256", "ES256", "ES384", "ES512", "EdDSA"])
+@pytest.mark.parametrize("alg", ["RS256", "ES256", "ES384", "ES512", "EdDSA", "Ed448", "ML-DSA-44"])
 @pytest.mark.parametrize("passphrase", [None, PASSPHRASE], ids=["plain", "encrypted"])
 def test_a_pem_goes_there_and_back(alg: str, passphrase: bytes | None) -> None:
     pem = material.private_pem(private(alg), passphrase)
@@ -285,7 +296,7 @@ def test_what_is_no_private_key_is_refused_and_never_quoted(pem: bytes) -> None:
 def test_a_private_jwk_goes_there_and_back(alg: str) -> None:
     row, jwk = algorithm(alg), public(alg)
     whole = material.private_jwk(private(alg), jwk)
-    secret = {"RSA": {"d", "p", "q", "dp", "dq", "qi"}, "EC": {"d"}, "OKP": {"d"}}[row.kty]
+    secret = {"RSA": {"d", "p", "q", "dp", "dq", "qi"}, "EC": {"d"}, "OKP": {"d"}, "AKP": {"priv"}}[row.kty]
     assert whole.keys() - jwk.keys() == secret <= PRIVATE_MEMBERS
     assert {name: whole[name] for name in jwk} == jwk
     assert jwk.keys().isdisjoint(PRIVATE_MEMBERS), "the public half is left as it was"
@@ -295,10 +306,11 @@ def test_a_private_jwk_goes_there_and_back(alg: str) -> None:
     assert check(jwk, alg, material.sign(loaded, row, MESSAGE))
 
 
-@pytest.mark.parametrize("alg", ["RS256", "ES256", "ES512", "EdDSA"])
+@pytest.mark.parametrize("alg", ["RS256", "ES256", "ES512", "EdDSA", "ML-DSA-65"])
 def test_a_private_jwk_with_a_member_missing_or_wrong_is_refused_and_never_quoted(alg: str) -> None:
     whole = material.private_jwk(private(alg), public(alg))
-    needed = set(whole) - {"kid", "alg", "use"} - ({"x", "y"} if "crv" in whole else set())
+    needed = set(whole) - {"kid", "use"} - ({"x", "y"} if "crv" in whole else set()) - {"pub"}
+    needed -= set() if whole["kty"] == "AKP" else {"alg"}
     for member in needed:
         for broken in (
             {name: value for name, value in whole.items() if name != member},
@@ -322,29 +334,75 @@ def test_a_private_jwk_with_a_member_missing_or_wrong_is_refused_and_never_quote
         {"kty": "EC", "crv": "secp256k1", "d": "AQ"},
         {"kty": "OKP", "crv": "Ed25519", "d": "AA"},
         {"kty": "RSA", **dict.fromkeys(("n", "e", "d", "p", "q", "dp", "dq", "qi"), "AA")},
+        {"kty": "OKP", "crv": "Ed448", "d": "AA"},
+        {"kty": "OKP", "crv": "X25519", "d": b64u(bytes(32))},
+        {"kty": "AKP", "alg": "ML-DSA-44", "priv": b64u(bytes(31))},
+        {"kty": "AKP", "alg": "SLH-DSA-SHA2-128s", "priv": b64u(bytes(32))},
+        {"kty": "AKP", "priv": b64u(bytes(32))},
         {},
     ],
-    ids=["zero", "beyond the order", "another curve", "too short", "zeros", "nothing"],
+    ids=[
+        "zero",
+        "beyond the order",
+        "another curve",
+        "too short",
+        "zeros",
+        "too short for Ed448",
+        "does not sign",
+        "seed too short",
+        "another AKP",
+        "AKP without alg",
+        "nothing",
+    ],
 )
 def test_numbers_that_are_no_key_are_refused(jwk: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="a member is missing or wrong"):
         material.load_private_jwk(jwk)
 
 
-@pytest.mark.parametrize(
-    "jwk",
-    [{"kty": "oct", "k": "c2VjcmV0"}, {"kty": "AKP", "priv": "c2VjcmV0"}, {"kty": "OKP", "crv": "Ed448", "d": "AA"}],
-)
+@pytest.mark.parametrize("jwk", [{"kty": "oct", "k": "c2VjcmV0"}, {"kty": "EC2", "d": "c2VjcmV0"}])
 def test_a_private_jwk_of_an_unknown_kind_is_refused(jwk: dict[str, Any]) -> None:
-    with pytest.raises(ConfigurationError, match="of an unknown kind: kty must be RSA, EC or OKP with Ed25519"):
+    with pytest.raises(ConfigurationError, match="of an unknown kind: kty must be RSA, EC, OKP or AKP"):
         material.load_private_jwk(jwk)
 
 
-def test_a_raw_key_of_another_curve_is_written_and_not_taken_back() -> None:
-    # What a store holds was made by generate(); a stranger put there is refused when it is read.
-    whole = material.private_jwk(ed448.Ed448PrivateKey.generate(), {"kty": "OKP", "crv": "Ed448"})
-    with pytest.raises(ConfigurationError):
-        material.load_private_jwk(whole)
+# -- where cryptography was built without them -------------------------------------------------------------------
+
+WITHOUT_ML_DSA = r"has no ML-DSA-65 keys: install its wheel .*, or build it with OpenSSL 3\.5 or newer\."
+
+
+class Unsupported:
+    """What the classes of ML-DSA are where OpenSSL is too old for them."""
+
+    @staticmethod
+    def refuse(*_: object) -> None:
+        raise UnsupportedAlgorithm("ML-DSA-65 is not supported by this backend.")
+
+    generate = from_seed_bytes = from_public_bytes = refuse
+
+
+@pytest.fixture
+def without_ml_dsa(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("MLDSA65PrivateKey", "MLDSA65PublicKey"):
+        monkeypatch.setattr(mldsa, kind, Unsupported)
+
+
+@pytest.mark.usefixtures("without_ml_dsa")
+def test_an_openssl_without_ml_dsa_is_told_with_what_to_install() -> None:
+    row = algorithm("ML-DSA-65")
+    with pytest.raises(ConfigurationError, match=WITHOUT_ML_DSA):
+        material.generate(row, 0)
+    with pytest.raises(ConfigurationError, match=WITHOUT_ML_DSA):
+        material.load_private_jwk({"kty": "AKP", "alg": "ML-DSA-65", "priv": b64u(bytes(32))})
+    with pytest.raises(ConfigurationError, match=WITHOUT_ML_DSA):
+        material.verify({"kty": "AKP", "alg": "ML-DSA-65", "pub": "AA"}, row, MESSAGE, b"")
+
+
+def test_a_pem_of_an_unsupported_kind_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serialization, "load_pem_private_key", Unsupported.refuse)
+    with pytest.raises(ConfigurationError, match=r"ML-DSA needs OpenSSL 3\.5") as caught:
+        material.load_private_pem(b"hid" + b"den")
+    assert "hidden" not in said(caught)
 
 
 # -- RFC examples ------------------------------------------------------------------------------------------------
@@ -357,6 +415,50 @@ def test_the_example_of_rfc_8037() -> None:
     assert material.verify(jwk, row, RFC8037_INPUT, unb64u(RFC8037_SIGNATURE))
     assert jwks.public_members(material.spki(key), row) == jwk
     assert material.private_jwk(key, jwk) == RFC8037_PRIVATE
+
+
+#: RFC 8032 section 7.4, "1 octet".
+RFC8032_ED448 = {
+    "d": (
+        "c4eab05d357007c632f3dbb48489924d552b08fe0c353a0d4a1f00acda2c463afbea67c5e8d2877c5e3bc397a659949ef8021e954e0a1227"
+        "4e"
+    ),
+    "x": (
+        "43ba28f430cdff456ae531545f7ecd0ac834a55d9358c0372bfa0c6c6798c0866aea01eb00742802b8438ea4cb82169c235160627b4c3a94"
+        "80"
+    ),
+    "signature": (
+        "26b8f91727bd62897af15e41eb43c377efb9c610d48f2335cb0bd0087810f4352541b143c4b981b7e18f62de8ccdf633fc1bf037ab7cd779"
+        "805e0dbcc0aae1cbcee1afb2e027df36bc04dcecbf154336c19f0af7e0a6472905e799f1953d2a0ff3348ab21aa4adafd1d234441cf807c0"
+        "3a00"
+    ),
+}
+
+
+def test_the_example_of_rfc_8032_for_ed448() -> None:
+    d, x, signed = (bytes.fromhex(RFC8032_ED448[name]) for name in ("d", "x", "signature"))
+    whole, row = {"kty": "OKP", "crv": "Ed448", "x": b64u(x), "d": b64u(d)}, algorithm("Ed448")
+    key = material.load_private_jwk(whole)
+    assert material.sign(key, row, b"\x03") == signed
+    assert material.verify(whole, row, b"\x03", signed)
+    members = jwks.public_members(material.spki(key), row)
+    assert members == {"crv": "Ed448", "kty": "OKP", "x": b64u(x)}
+    assert material.private_jwk(key, members) == whole
+
+
+@needs_vectors
+@pytest.mark.parametrize("alg", ["ML-DSA-44", "ML-DSA-65", "ML-DSA-87"])
+def test_the_examples_of_rfc_9964(alg: str) -> None:
+    vector = json.loads((VECTORS / "rfc" / f"{alg.replace('-', '_')}.jose.json").read_text("utf-8"))
+    whole, row = vector["jwk"], algorithm(alg)
+    head, payload, signed = vector["jws"].split(".")
+    assert material.verify(whole, row, f"{head}.{payload}".encode(), unb64u(signed))
+    assert not material.verify(whole, row, f"{head}.{payload}".encode(), unb64u(signed)[:-1] + b"!")
+    key = material.load_private_jwk(whole)
+    assert material.private_jwk(key, jwks.public_jwk(material.spki(key), row)) == {**whole, "use": "sig"}
+    assert jwks.thumbprint(whole) == whole["kid"]
+    assert material.private_jwk(key, {"kty": "AKP"})["priv"] == b64u(bytes.fromhex(vector["priv"])), "the seed"
+    assert material.verify(whole, row, MESSAGE, material.sign(key, row, MESSAGE))
 
 
 @needs_vectors

@@ -413,6 +413,15 @@ def test_nothing_private_lies_where_everybody_may_read(
         ]
 
 
+def test_kms_is_asked_for_no_key_that_it_does_not_make(load: Load, faults: Callable[..., list[str]]) -> None:
+    asked = MINIMAL + '[policy]\nalgorithms = ["ES256", "Ed448"]\n'
+    load(asked)
+    assert faults(asked.replace("secretsmanager://acme/jwt", "kms://acme")) == [
+        "policy.algorithms: AWS KMS has no Ed448 keys (key set acme); leave it out."
+    ]
+    load(MINIMAL.replace("secretsmanager://acme/jwt", "kms://acme") + '[policy]\nalgorithms = ["ML-DSA-87"]\n')
+
+
 def test_encryption_that_would_not_happen(faults: Callable[..., list[str]]) -> None:
     toml = changed("s3://acme-ledger/", "file:///ledger") + '[ledger]\nsse_kms_key = "alias/acme"\n'
     assert faults(toml) == ["ledger.sse_kms_key: stores.ledger is not in S3: nothing would be encrypted; leave it out."]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from rotator.errors import ConfigurationError
 from rotator.keys.algorithms import ALGORITHMS, PRIVATE_MEMBERS, Algorithm
-from rotator.keys.material import CURVES, b64u, b64u_int
+from rotator.keys.material import CURVES, RAW_MEMBERS, b64u, b64u_int, raw_classes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,6 +36,16 @@ def kid_of(spki: bytes, algorithm: Algorithm, kid_format: KidFormat) -> str:
     return thumbprint(public_members(spki, algorithm))
 
 
+def adopted_id(spki: bytes, algorithm: Algorithm) -> str:
+    """The intent id of a key that was made elsewhere: it follows from the key, so who adopts it twice adopts it once.
+
+    Raises:
+        ConfigurationError: the key is not one that ``algorithm`` signs with.
+    """
+    members = json.dumps(public_members(spki, algorithm))
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"rotator:adopted:{algorithm.alg}:{members}"))
+
+
 def thumbprint(jwk: Mapping[str, Any]) -> str:
     """The JWK SHA-256 thumbprint, base64url (RFC 7638 section 3)."""
     row = next(row for row in ALGORITHMS.values() if row.kty == jwk["kty"])
@@ -49,21 +60,24 @@ def public_jwk(spki: bytes, algorithm: Algorithm, kid_format: KidFormat = "thumb
         ConfigurationError: the key is not one that ``algorithm`` signs with.
     """
     members = public_members(spki, algorithm)
-    return {
-        "kty": members.pop("kty"),
-        "kid": kid_of(spki, algorithm, kid_format),
-        "alg": algorithm.alg,
-        "use": "sig",
-        **members,
-    }
+    first = {"kty": members["kty"], "kid": kid_of(spki, algorithm, kid_format), "alg": algorithm.alg, "use": "sig"}
+    return first | members
 
 
 def public_members(spki: bytes, algorithm: Algorithm) -> Jwk:
-    """The members that make the key (RFC 7518 section 6, RFC 8037 section 2), in thumbprint order."""
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    """The members that make the key (RFC 7518 section 6, RFC 8037 section 2, RFC 9964 section 3), in thumbprint order.
 
-    public = serialization.load_der_public_key(spki)
+    Raises:
+        ConfigurationError: the key is not one that ``algorithm`` signs with.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    try:
+        public = serialization.load_der_public_key(spki)
+    except (ValueError, UnsupportedAlgorithm):
+        raise ConfigurationError(f"What should be a public key for {algorithm.alg} is no SPKI that is known.") from None
     if isinstance(public, rsa.RSAPublicKey) and algorithm.kty == "RSA":
         numbers = public.public_numbers()
         return {"e": b64u_int(numbers.e), "kty": "RSA", "n": b64u_int(numbers.n)}
@@ -77,8 +91,10 @@ def public_members(spki: bytes, algorithm: Algorithm) -> Jwk:
                 "x": b64u_int(point.x, size),
                 "y": b64u_int(point.y, size),
             }
-    if isinstance(public, ed25519.Ed25519PublicKey) and algorithm.kty == "OKP":
-        return {"crv": "Ed25519", "kty": "OKP", "x": b64u(public.public_bytes_raw())}
+    if algorithm.kty in RAW_MEMBERS and isinstance(public, raw_classes(algorithm.key_kind)[1]):
+        values = {"alg": algorithm.alg, "crv": algorithm.crv, "kty": algorithm.kty}
+        raw = b64u(public.public_bytes_raw())
+        return {name: values.get(name, raw) for name in algorithm.public_members}
     raise ConfigurationError(f"A {type(public).__name__} does not fit {algorithm.alg}.")
 
 

@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import base64
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rotator.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
@@ -20,6 +23,9 @@ _RSA_EXPONENT = 65537
 
 #: The names of curves in ``cryptography`` (SEC 2) and in JOSE (RFC 7518 section 6.2.1.1).
 CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+
+#: The public and the private member of a key that is one string of bytes (RFC 8037 section 2, RFC 9964 section 3).
+RAW_MEMBERS = {"OKP": ("x", "d"), "AKP": ("pub", "priv")}
 
 
 def b64u(data: bytes) -> str:
@@ -40,14 +46,54 @@ def unb64u(text: str) -> bytes:
 
 
 def generate(algorithm: Algorithm, rsa_bits: int) -> PrivateKeyTypes:
-    """A new private key for ``algorithm``; an RSA key of ``rsa_bits`` bits takes up to seconds."""
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    """A new private key for ``algorithm``; an RSA key of ``rsa_bits`` bits takes up to seconds.
+
+    Raises:
+        ConfigurationError: this build of ``cryptography`` cannot make such keys.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
     if algorithm.kty == "RSA":
         return rsa.generate_private_key(_RSA_EXPONENT, rsa_bits)
     if algorithm.kty == "EC":
         return ec.generate_private_key(_curve(algorithm.crv))
-    return ed25519.Ed25519PrivateKey.generate()
+    with supported(algorithm.key_kind):
+        made: PrivateKeyTypes = raw_classes(algorithm.key_kind)[0].generate()
+    return made
+
+
+def raw_classes(kind: str) -> tuple[Any, Any]:
+    """The private and the public class of keys that are one string of bytes; ``KeyError``: no such kind."""
+    from cryptography.hazmat.primitives.asymmetric import ed448, ed25519, mldsa
+
+    return {
+        "Ed25519": (ed25519.Ed25519PrivateKey, ed25519.Ed25519PublicKey),
+        "Ed448": (ed448.Ed448PrivateKey, ed448.Ed448PublicKey),
+        "ML-DSA-44": (mldsa.MLDSA44PrivateKey, mldsa.MLDSA44PublicKey),
+        "ML-DSA-65": (mldsa.MLDSA65PrivateKey, mldsa.MLDSA65PublicKey),
+        "ML-DSA-87": (mldsa.MLDSA87PrivateKey, mldsa.MLDSA87PublicKey),
+    }[kind]
+
+
+@contextmanager
+def supported(kind: str) -> Iterator[None]:
+    """Raise as ours that the OpenSSL behind ``cryptography`` knows no keys of ``kind``.
+
+    Raises:
+        ConfigurationError: it knows none; the message says what to install.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    try:
+        yield
+    except UnsupportedAlgorithm as exc:
+        from cryptography import __version__
+        from cryptography.hazmat.backends.openssl import backend
+
+        raise ConfigurationError(
+            f"cryptography {__version__} with {backend.openssl_version_text()} has no {kind} keys: install its wheel"
+            " (pip install cryptography), or build it with OpenSSL 3.5 or newer."
+        ) from exc
 
 
 def spki(private: PrivateKeyTypes) -> bytes:
@@ -83,7 +129,11 @@ def load_private_pem(pem: bytes, passphrase: bytes | None = None) -> PrivateKeyT
     except TypeError as exc:
         wanted = "is encrypted and needs" if not passphrase else "is not encrypted, but there is"
         raise ConfigurationError(f"The private key {wanted} a passphrase.") from exc
-    except (ValueError, UnsupportedAlgorithm):
+    except UnsupportedAlgorithm:
+        raise ConfigurationError(
+            "The private key is of a kind that this build of cryptography does not know; ML-DSA needs OpenSSL 3.5."
+        ) from None
+    except ValueError:
         # The cause may quote what it could not parse, so it is not kept.
         raise ConfigurationError("The private key cannot be read: wrong passphrase, or not PKCS#8 PEM.") from None
 
@@ -107,19 +157,20 @@ def private_jwk(private: PrivateKeyTypes, public_jwk: dict[str, Any]) -> dict[st
     if isinstance(private, ec.EllipticCurvePrivateKey):
         length = (private.key_size + 7) // 8
         return public_jwk | {"d": b64u_int(private.private_numbers().private_value, length)}
+    # Of an ML-DSA key this is the seed (RFC 9964 section 3).
     raw = private.private_bytes(
         serialization.Encoding.Raw, serialization.PrivateFormat.Raw, serialization.NoEncryption()
     )
-    return public_jwk | {"d": b64u(raw)}
+    return public_jwk | {RAW_MEMBERS[public_jwk["kty"]][1]: b64u(raw)}
 
 
 def load_private_jwk(jwk: dict[str, Any]) -> PrivateKeyTypes:
-    """The private key in ``jwk`` (RSA with all CRT members, EC, or Ed25519).
+    """The private key in ``jwk`` (RSA with all CRT members, EC, OKP that signs, or AKP).
 
     Raises:
         ConfigurationError: a member is missing or wrong. Never quotes the input.
     """
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
     try:
         if jwk["kty"] == "RSA":
@@ -132,30 +183,51 @@ def load_private_jwk(jwk: dict[str, Any]) -> PrivateKeyTypes:
             )
         if jwk["kty"] == "EC":
             return ec.derive_private_key(_number(jwk, "d"), _curve(jwk["crv"]))
-        if jwk["kty"] == "OKP" and jwk["crv"] == "Ed25519":
-            return ed25519.Ed25519PrivateKey.from_private_bytes(unb64u(jwk["d"]))
+        if jwk["kty"] in RAW_MEMBERS:
+            kind = str(jwk["crv" if jwk["kty"] == "OKP" else "alg"])
+            with supported(kind):
+                private_class, _ = raw_classes(kind)
+                load = getattr(private_class, "from_seed_bytes", None) or private_class.from_private_bytes
+                loaded: PrivateKeyTypes = load(unb64u(jwk[RAW_MEMBERS[jwk["kty"]][1]]))
+            return loaded
     except (KeyError, TypeError, ValueError):
         raise ConfigurationError("The private JWK cannot be read: a member is missing or wrong.") from None
-    raise ConfigurationError("The private JWK is of an unknown kind: kty must be RSA, EC or OKP with Ed25519.")
+    raise ConfigurationError("The private JWK is of an unknown kind: kty must be RSA, EC, OKP or AKP.")
 
 
 def sign(private: PrivateKeyTypes, algorithm: Algorithm, message: bytes) -> bytes:
     """The JWS signature of ``message`` (RFC 7518 section 3): ECDSA as r‖s, PSS with a salt as long as the hash."""
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    return signing(private, algorithm)(message)
+
+
+def signing(private: PrivateKeyTypes, algorithm: Algorithm) -> Callable[[bytes], bytes]:
+    """What makes the JWS signature of any message, as :func:`sign`; all that depends on the key alone is done by now.
+
+    Raises:
+        ConfigurationError: ``private`` is not a key of ``algorithm``.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
     if isinstance(private, rsa.RSAPrivateKey) and algorithm.kty == "RSA":
-        return private.sign(message, _rsa_padding(algorithm), _hash(algorithm))
+        padding, digest = _rsa_padding(algorithm), _hash(algorithm)
+        return lambda message: private.sign(message, padding, digest)
     if isinstance(private, ec.EllipticCurvePrivateKey) and CURVES.get(private.curve.name) == algorithm.crv:
-        return ecdsa_der_to_jose(private.sign(message, ec.ECDSA(_hash(algorithm))), algorithm)
-    if isinstance(private, ed25519.Ed25519PrivateKey) and algorithm.kty == "OKP":
-        return private.sign(message)
+        ecdsa, to_jose = ec.ECDSA(_hash(algorithm)), _to_jose(algorithm)
+        return lambda message: to_jose(private.sign(message, ecdsa))
+    if algorithm.kty in RAW_MEMBERS and isinstance(private, raw_classes(algorithm.key_kind)[0]):
+        raw: Callable[[bytes], bytes] = private.sign
+        return raw
     raise ConfigurationError(f"A {type(private).__name__} cannot sign {algorithm.alg}.")
 
 
 def verify(jwk: dict[str, Any], algorithm: Algorithm, message: bytes, signature: bytes) -> bool:
-    """Whether ``signature`` is the JWS signature of ``message`` under the public ``jwk``."""
+    """Whether ``signature`` is the JWS signature of ``message`` under the public ``jwk``.
+
+    Raises:
+        ConfigurationError: this build of ``cryptography`` cannot tell.
+    """
     from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
     from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
     try:
@@ -169,8 +241,12 @@ def verify(jwk: dict[str, Any], algorithm: Algorithm, message: bytes, signature:
                 return False
             der = encode_dss_signature(int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big"))
             point.public_key().verify(der, message, ec.ECDSA(_hash(algorithm)))
+        elif "alg" in algorithm.public_members and jwk["alg"] != algorithm.alg:
+            return False
         else:
-            ed25519.Ed25519PublicKey.from_public_bytes(unb64u(jwk["x"])).verify(signature, message)
+            raw = unb64u(jwk[RAW_MEMBERS[algorithm.kty][0]])
+            with supported(algorithm.key_kind):
+                raw_classes(algorithm.key_kind)[1].from_public_bytes(raw).verify(signature, message)
     except (InvalidSignature, KeyError, TypeError, ValueError):
         return False
     return True
@@ -178,11 +254,19 @@ def verify(jwk: dict[str, Any], algorithm: Algorithm, message: bytes, signature:
 
 def ecdsa_der_to_jose(der: bytes, algorithm: Algorithm) -> bytes:
     """DER ``ECDSA-Sig-Value`` → r‖s, each of the curve's length (RFC 7518 section 3.4)."""
+    return _to_jose(algorithm)(der)
+
+
+def _to_jose(algorithm: Algorithm) -> Callable[[bytes], bytes]:
     from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-    r, s = decode_dss_signature(der)
     size = algorithm.coordinate_bytes or 0
-    return r.to_bytes(size, "big") + s.to_bytes(size, "big")
+
+    def to_jose(der: bytes) -> bytes:
+        r, s = decode_dss_signature(der)
+        return r.to_bytes(size, "big") + s.to_bytes(size, "big")
+
+    return to_jose
 
 
 def _number(jwk: dict[str, Any], member: str) -> int:

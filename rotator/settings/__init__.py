@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rotator import uris
 from rotator.errors import ConfigurationError, Refused
+from rotator.keys.algorithms import ALGORITHMS
 from rotator.keys.policy import KeySet, Policy, PublicDocument
 from rotator.settings import reading
 from rotator.settings.tables import PolicyTable, Stores, table
@@ -131,6 +132,7 @@ def _configuration(tables: Mapping[str, Any], forced: Mapping[str, Any], *, unsa
     keysets = tuple(_keysets(settings, faults))
     _check_distinct(keysets, faults)
     _check_stores(settings, faults)
+    _check_key_kinds(settings, keysets, faults)
     passphrase = _passphrase(settings, faults) if settings.stores.keys.startswith("file:") else None
     if faults.found:
         raise ConfigurationError("\n".join([*faults.found, *faults.unsafe]))
@@ -212,6 +214,15 @@ def _check_stores(settings: Settings, faults: Faults) -> None:
     for name, key in (("ledger", settings.ledger.sse_kms_key), ("public", settings.public.sse_kms_key)):
         if key and name in located and located[name].scheme != "s3":
             faults.add(f"{name}.sse_kms_key", f"stores.{name} is not in S3: nothing would be encrypted; leave it out.")
+
+
+def _check_key_kinds(settings: Settings, keysets: Sequence[KeySet], faults: Faults) -> None:
+    """KMS makes keys of fewer kinds than the other stores."""
+    if settings.stores.keys.startswith("kms:"):
+        configured = {alg: keyset.name for keyset in keysets for alg in keyset.policy.algorithms if alg in ALGORITHMS}
+        for alg, name in configured.items():
+            if ALGORITHMS[alg].kms_signing_algorithm is None:
+                faults.add("policy.algorithms", f"AWS KMS has no {alg} keys (key set {name}); leave it out.")
 
 
 def _passphrase(settings: Settings, faults: Faults) -> bytes | None:

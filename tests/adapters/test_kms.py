@@ -46,6 +46,9 @@ MESSAGE = b"eyJhbGciOiJFUzI1NiJ9.eyJpc3MiOiJ0ZXN0In0"
 ES256, EDDSA, RS256 = ALGORITHMS["ES256"], ALGORITHMS["EdDSA"], ALGORITHMS["RS256"]
 JSON = Headers("application/json", None)
 
+#: What the emulator has of what KMS has; for ML-DSA see test_kms_ml_dsa.py.
+EMULATED = [row.alg for row in ALGORITHMS.values() if row.kms_signing_algorithm and row.kty != "AKP"]
+
 
 class Raw(BytesIO):
     def stream(self) -> Iterator[bytes]:
@@ -232,7 +235,7 @@ class TestKmsKeysKeepThePromisesOfAKeyStore(KeyStoreContract):
 # Signing
 
 
-@pytest.mark.parametrize("alg", ALGORITHMS)
+@pytest.mark.parametrize("alg", EMULATED)
 def test_what_kms_signs_is_a_jws_to_every_verifier(world: World, alg: str) -> None:
     algorithm = ALGORITHMS[alg]
     intent = intend("acme", algorithm)

@@ -31,6 +31,8 @@ ES256, ES384, EDDSA, RS256 = (ALGORITHMS[alg] for alg in ("ES256", "ES384", "EdD
 
 
 class TestLocalKeys(KeyStoreContract):
+    algorithms = (*KeyStoreContract.algorithms, "Ed448", "ML-DSA-65")
+
     @pytest.fixture
     def store(self, root: Path) -> KeyStore:
         return LocalKeys(root)

@@ -70,6 +70,7 @@ def keyset() -> str:
 
 
 class TestSecretsManagerKeys(KeyStoreContract):
+    algorithms = (*KeyStoreContract.algorithms, "Ed448", "ML-DSA-65")
     #: A version is as readable after ``disable`` as before.
     disables = False
     #: A token is the id of the version under AWSCURRENT, which people may put back under it.
@@ -87,7 +88,7 @@ class TestSecretsManagerKeys(KeyStoreContract):
         assert isinstance(store, SecretsManagerKeys)
         name = f"{PREFIX}/{ref.keyset}/{ref.algorithm.alg}"
         value = json.loads(store._client().get_secret_value(SecretId=name, VersionId=ref.id)["SecretString"])
-        texts: list[str] = [value[member] for member in ("d", "p", "q") if member in value]
+        texts: list[str] = [value[member] for member in ("d", "p", "q", "priv") if member in value]
         texts += value["pem"].splitlines()[1:-1]
         return texts
 
@@ -138,7 +139,7 @@ def signs(store: KeyStore, ref: KeyRef, spki: bytes) -> bool:
 # What issuers find
 
 
-@pytest.mark.parametrize("alg", ["ES256", "Ed25519", "RS256", "PS384", "ES512"])
+@pytest.mark.parametrize("alg", ["ES256", "Ed25519", "Ed448", "RS256", "PS384", "ES512"])
 def test_the_value_is_a_private_jwk_that_a_jose_library_signs_with(
     store: SecretsManagerKeys, strict_moto_url: str, keyset: str, alg: str
 ) -> None:
@@ -162,6 +163,27 @@ def test_with_pem_the_key_stands_beside_it_as_pkcs8_and_jose_libraries_do_not_mi
     assert material.spki(private) == key.spki
     assert import_key(value).thumbprint() == value["kid"]
     assert "pem" not in secret.value(VersionStage="AWSCURRENT")
+
+
+@pytest.mark.parametrize("alg", ["ML-DSA-44", "ML-DSA-65", "ML-DSA-87"])
+def test_the_value_of_an_ml_dsa_key_is_the_private_jwk_of_rfc_9964(
+    store: SecretsManagerKeys, strict_moto_url: str, keyset: str, alg: str
+) -> None:
+    intent = intend(keyset, ALGORITHMS[alg])
+    key = store.create(intent)
+    value = Secret(strict_moto_url, keyset, alg).value(VersionId=intent.id)
+    assert value == public_jwk(key.spki, intent.algorithm) | {"priv": value["priv"]}
+    assert (value["kty"], value["alg"], len(material.unb64u(value["priv"]))) == ("AKP", alg, 32)
+    assert signs(store, ref_to(intent, key), key.spki)
+
+
+def test_every_value_fits_into_a_secret() -> None:
+    for row in ALGORITHMS.values():
+        bits = 4096 if row.alg == "RS256" else 2048
+        private = material.generate(row, bits)
+        value = material.private_jwk(private, public_jwk(material.spki(private), row))
+        value["pem"] = material.private_pem(private).decode()
+        assert len(json.dumps(value)) < 65_536 / 5, "AWS Secrets Manager takes 65,536 bytes"
 
 
 def test_until_the_first_promotion_issuers_find_a_value_that_is_clearly_no_key(
