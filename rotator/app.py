@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from rotator.engine import Outcome, Report
-    from rotator.ports import Cdn, DocumentStore, KeyStore
+    from rotator.engine.adoption import Adoption
+    from rotator.keys.policy import KeySet
+    from rotator.ports import AdoptingKeyStore, Cdn, DocumentStore
     from rotator.settings import Configuration, Location
 
 
@@ -42,13 +44,13 @@ def _client(configuration: Configuration, service: str, **options: Any) -> Calla
     return partial(aws.client, service, settings.region, endpoint, **options)
 
 
-def _local_keys(configuration: Configuration, _: DocumentStore) -> KeyStore:
+def _local_keys(configuration: Configuration, _: DocumentStore) -> AdoptingKeyStore:
     from rotator.stores.local import LocalKeys
 
     return LocalKeys(Path(configuration.keys.path), configuration.passphrase)
 
 
-def _secretsmanager_keys(configuration: Configuration, _: DocumentStore) -> KeyStore:
+def _secretsmanager_keys(configuration: Configuration, _: DocumentStore) -> AdoptingKeyStore:
     from rotator.stores.secretsmanager import SecretsManagerKeys
 
     options = configuration.settings.secretsmanager
@@ -61,7 +63,7 @@ def _secretsmanager_keys(configuration: Configuration, _: DocumentStore) -> KeyS
     )
 
 
-def _kms_keys(configuration: Configuration, ledger: DocumentStore) -> KeyStore:
+def _kms_keys(configuration: Configuration, ledger: DocumentStore) -> AdoptingKeyStore:
     from rotator.stores.kms import KmsKeys
 
     options = configuration.settings.kms
@@ -91,7 +93,7 @@ def _s3_documents(configuration: Configuration, at: Location, *, private: bool) 
 
 
 #: What makes the store behind each scheme of ``stores.keys``; KMS keeps its pointers beside the ledger.
-KEY_STORES: Mapping[str, Callable[[Configuration, DocumentStore], KeyStore]] = {
+KEY_STORES: Mapping[str, Callable[[Configuration, DocumentStore], AdoptingKeyStore]] = {
     "secretsmanager": _secretsmanager_keys,
     "kms": _kms_keys,
     "file": _local_keys,
@@ -146,6 +148,37 @@ def engines(
         for keyset in configuration.keysets
         if keyset.name in wanted
     }
+
+
+def adoption(configuration: Configuration, keyset: KeySet) -> Adoption:
+    """What takes over ``keyset``, one of the configuration's. Nothing is asked of any store yet."""
+    import uuid
+
+    from rotator.documents.web import HttpsWeb
+    from rotator.engine.adoption import Adoption
+
+    ledger = _documents(configuration, configuration.ledger, private=True)
+    return Adoption(
+        keyset,
+        ledger=ledger,
+        public=_documents(configuration, configuration.public, private=False),
+        keys=KEY_STORES[configuration.keys.scheme](configuration, ledger),
+        clock=now,
+        web=HttpsWeb(),
+        nonce=lambda: str(uuid.uuid4()),
+    )
+
+
+def secret_value(configuration: Configuration, name: str) -> bytes:
+    """The current value of the secret that its owner calls ``name``.
+
+    Raises:
+        ConfigurationError: there is no such secret, or it has no value.
+        AccessDenied: ``secretsmanager:GetSecretValue`` is missing.
+    """
+    from rotator.stores.secretsmanager import value_of
+
+    return value_of(_client(configuration, "secretsmanager"), name)
 
 
 def public_directory(configuration: Configuration) -> Path | None:

@@ -7,15 +7,17 @@ applied or not) or :class:`~rotator.errors.AccessDenied`; what else an operation
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from rotator.keys.plan import Traits as Traits  # noqa: PLC0414, TC001 - a word of this port, needed at run time by the stores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from datetime import datetime
+
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
     from rotator.keys.algorithms import Algorithm
     from rotator.keys.jwks import KidFormat
@@ -220,6 +222,108 @@ class KeyStore(Protocol):
 
     def discard(self, stray: Stray) -> None:
         """Disable a stray and schedule its deletion; idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """An order to take over one key that was made elsewhere; ``id`` follows from the key (``jwks.adopted_id``)."""
+
+    keyset: str
+    ledger_id: str
+    id: str
+    algorithm: Algorithm
+    kid: str
+    """As it is published; it need not follow from the key."""
+    private: PrivateKeyTypes | None = field(default=None, repr=False)
+    """The private half; ``None``: the store's service has it already, under ``handle``."""
+    handle: str = ""
+
+
+class AdoptingKeyStore(KeyStore, Protocol):
+    """A key store that also takes over keys which were made elsewhere."""
+
+    def known(self, name: str, keyset: str) -> StoredKey:
+        """The key that its owner calls ``name`` in the service behind this store, fit for ``keyset``. Reads only.
+
+        Raises:
+            Refused: it cannot sign, or belongs to another key set.
+            ConfigurationError: there is none, or this store takes over private halves alone.
+        """
+        ...
+
+    def adopt(self, takeover: Takeover) -> StoredKey:
+        """Get or take in the key of ``takeover.id``, as if ``create`` had made it; durable, and free to repeat.
+
+        Issuers do not see it as current, and it is never a stray.
+
+        Raises:
+            Refused: another key stands in its place.
+            ConfigurationError: this store cannot take such a key.
+        """
+        ...
+
+    def locate_pointer(self, keyset: str, algorithm: Algorithm) -> str:
+        """What issuers read, for people; without I/O."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PastVersion:
+    """What a document was once."""
+
+    id: str
+    """As the store names it; a person may give it back."""
+    at: datetime
+    """When it was written, by the store's clock."""
+
+
+@runtime_checkable
+class Versioned(Protocol):
+    """A document store that remembers what its documents were."""
+
+    def versions(self, path: str) -> Iterator[PastVersion]:
+        """Every version of ``path`` that is left, newest first; also of a document that was deleted since."""
+        ...
+
+    def read_version(self, path: str, version: str) -> bytes:
+        """The bytes that ``path`` had as ``version``, which is an id from :meth:`versions`.
+
+        Raises:
+            Refused: there is no such version (any more).
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A key in the store, whoever made it, as far as it can be told without reading it."""
+
+    handle: str
+    id: str
+    """The intent id it is named after; empty: none."""
+    alg: str | None = None
+    ledger_id: str | None = None
+    """The ledger it says it was made for; ``None``: it says none."""
+    created_at: datetime | None = None
+    unsigned: bool = False
+    """It is proven that the pointer never named it."""
+
+
+@runtime_checkable
+class Searchable(Protocol):
+    """A key store that can be looked through for all that it holds for a key set."""
+
+    def held(self, keyset: str) -> Sequence[Held]:
+        """Every key for ``keyset`` that is not destroyed, nor going to be; no private half is read."""
+        ...
+
+    def public_half(self, keyset: str, held: Held) -> tuple[bytes, datetime | None]:
+        """The DER SPKI of a key that :meth:`held` told of, and when it was made, if the store knows.
+
+        Raises:
+            ConfigurationError: the private half cannot be read; the message names it.
+        """
         ...
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 #: Command → the module it lives in, and what it is for; in the order in which a person meets them.
 COMMANDS = {
     "run": ("run", "Rotate every key set, until stopped: the daemon."),
-    "init": ("init", "Create the ledger of each key set; the only command that does."),
+    "init": ("init", "Create the ledger of each new key set."),
+    "adopt": ("adopt", "Take over a key set that stands already, and rotate it from then on."),
     "tick": ("tick", "Do every step that is safe now, once."),
     "status": ("look", "Show every key, where it stands, and what happens to it next."),
     "plan": ("look", "Say what would be done now or at another time, and why."),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def init(ctx: typer.Context, keysets: fleet.KeySets = None, as_json: fleet.Json = False) -> None:
-    """Create the ledger of each key set; the only command that does.
+    """Create the ledger of each new key set.
 
     Checks the permissions and that the document stores truly compare and swap. Refuses where a public document or a
     key of that name exists without a ledger: a lost ledger must not become a mass logout. Safe to repeat, and to

@@ -83,15 +83,15 @@ class Observer:
         for alg in asked:
             sent = self._clock()
             pointers[alg] = self._keys.read_pointer(self.keyset.name, algorithm(alg))
-            self._compare_clocks(sent, pointers[alg].date, faults)
+            self.compare_clocks(sent, pointers[alg].date, faults)
         readings = {}
         for document in self.keyset.documents:
             sent = self._clock()
             readings[document.name] = self._public.read(document.path)
-            self._compare_clocks(sent, readings[document.name].date, faults)
+            self.compare_clocks(sent, readings[document.name].date, faults)
         sent = self._clock()
         ring, version, date = self._ledger.read()
-        self._compare_clocks(sent, date, faults)
+        self.compare_clocks(sent, date, faults)
         # An algorithm that left the configuration still has a pointer: it was not known before the ledger was read.
         self._algorithms = tuple(dict.fromkeys((*self.keyset.policy.algorithms, *ring.algorithms(), *ring.successions)))
         if not set(self._algorithms) <= set(asked):
@@ -119,7 +119,7 @@ class Observer:
             world.unseen, world.failed = before.unseen, before.failed
         return world
 
-    def _compare_clocks(self, sent: datetime, date: datetime | None, faults: list[str]) -> None:
+    def compare_clocks(self, sent: datetime, date: datetime | None, faults: list[str]) -> None:
         """Note a fault where this machine's clock and the store's differ by more than the policy allows."""
         if date is None:
             return

@@ -341,6 +341,9 @@ def blast_radius(ring: Keyring, keyset: KeySet, kid: str, now: datetime) -> Blas
     trusted_until = max([now + staleness, *replaced]) + policy.verifier_cache
     early_until = opens if opens and opens > now else None
     signed_from = key.activated_at or key.promoting_at or (key.superseded_at and key.published_at)
+    if key.adopted:
+        # Others signed with it before: nobody wrote down since when.
+        signed_from = None
     tokens_until = None
     # In the middle of its promotion the pointer may name it already.
     if key.exposed or key.promoting:

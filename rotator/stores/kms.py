@@ -40,13 +40,16 @@ if TYPE_CHECKING:
     from mypy_boto3_resourcegroupstaggingapi import ResourceGroupsTaggingAPIClient
 
     from rotator.keys.algorithms import Algorithm
-    from rotator.ports import DocumentStore, Intent
+    from rotator.ports import DocumentStore, Intent, Takeover
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 #: Token of a pointer document that does not exist: the next write must create it.
 _ABSENT = "absent"
+
+#: Tag of a key that was made elsewhere.
+_ADOPTED = "rotator:adopted"
 
 _HEADERS = Headers("application/json", "no-store")
 _PREFIX = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*")
@@ -106,6 +109,8 @@ class KmsKeys:
     * ``kms:Sign``, ``kms:DisableKey``, ``kms:ScheduleKeyDeletion`` on KEY
     * ``kms:ListAliases``, ``tag:GetResources`` on ``*`` (AWS knows no narrower resource)
     * read and write of ``{keyset}/{alg}.pointer.json`` in the document store
+
+    To adopt a key, the person who does it also needs ``kms:ListResourceTags`` and ``kms:Sign`` on that very key.
 
     An issuer needs ``kms:Sign`` on KEY and to read ``{keyset}/{alg}.pointer.json``; nothing else.
     """
@@ -213,6 +218,63 @@ class KmsKeys:
                     self._abandon(made)
         arn = made if key is None else _adopted(key, intent, alias)
         return StoredKey(arn, self._patiently(lambda: self._public_key(arn)))
+
+    def known(self, name: str, keyset: str) -> StoredKey:
+        """The key of this ARN, id or alias; its public half comes from KMS itself."""
+        key = self._describe(name)
+        if key is None:
+            raise ConfigurationError(f"KMS knows no key {name!r:.300} in this account and region.")
+        arn = key["Arn"]
+        if fault := _unfit(key) or self._owner(arn, keyset):
+            raise Refused(f"KMS key {arn} cannot be adopted: {fault}. Nothing was changed.")
+        return StoredKey(arn, self._public_key(arn))
+
+    def adopt(self, takeover: Takeover) -> StoredKey:
+        """Tag the key as ours and name it by the alias of its intent; an attempt is not among the tags: it is no stray.
+
+        From then on it is stopped and deleted like one that was made here, after its retention.
+        """
+        arn = takeover.handle
+        if takeover.private is not None:
+            raise ConfigurationError(
+                f"KMS cannot keep {takeover.kid}: no private half is brought into KMS. Name a KMS key that holds it, or"
+                " choose another stores.keys."
+            )
+        tags = {
+            "rotator:prefix": self._prefix,
+            "rotator:keyset": takeover.keyset,
+            "rotator:ledger": takeover.ledger_id,
+            "rotator:intent": takeover.id,
+            _ADOPTED: "true",
+        }
+        with translated("kms:TagResource", arn):
+            self._client().tag_resource(
+                KeyId=arn, Tags=[{"TagKey": key, "TagValue": value} for key, value in tags.items()]
+            )
+        alias = self._alias(takeover.keyset, takeover.algorithm, takeover.id)
+        try:
+            self._create_alias(alias, arn)
+        except Conflict:
+            named = self._patiently(lambda: self._describe_existing(alias))["Arn"]
+            if named != arn:
+                raise Refused(
+                    f"{alias} names {named} already, not {arn}. Delete that alias, and adopt again."
+                ) from None
+        return StoredKey(arn, self._public_key(arn))
+
+    def locate_pointer(self, keyset: str, algorithm: Algorithm) -> str:
+        """The URI of the pointer document."""
+        return self._pointers.locate(_path(keyset, algorithm))
+
+    def _owner(self, arn: str, keyset: str) -> str | None:
+        """Why ``keyset`` may not have this key; ``None``: nobody has it, or ``keyset`` itself took it over before."""
+        with translated("kms:ListResourceTags", arn):
+            pages = self._client().get_paginator("list_resource_tags").paginate(KeyId=arn)
+            tags = {tag["TagKey"]: tag["TagValue"] for page in pages for tag in page["Tags"]}
+        owner = tags.get("rotator:prefix"), tags.get("rotator:keyset")
+        if owner == (None, None) or (owner == (self._prefix, keyset) and _ADOPTED in tags):
+            return None
+        return f"it is tagged as a key of key set {owner[1]} ({owner[0]}), which stops and deletes it in its own time"
 
     def sign(self, ref: KeyRef, message: bytes) -> bytes:
         """The JWS signature that KMS makes with the very key ARN the pointer hands to issuers."""
@@ -483,6 +545,19 @@ def _adopted(key: KeyMetadataTypeDef, intent: Intent, alias: str) -> str:
     arn = key["Arn"]
     if intent.algorithm.kms_signing_algorithm not in key.get("SigningAlgorithms", ()):
         raise Refused(
+def _unfit(key: KeyMetadataTypeDef) -> str | None:
+    """Why ``key`` cannot sign tokens for long."""
+    if key.get("KeyManager") == "AWS":
+        return "it is managed by AWS"
+    if key.get("KeyUsage") != "SIGN_VERIFY":
+        return f"its usage is {key.get('KeyUsage')}, not SIGN_VERIFY"
+    if key.get("ExpirationModel") == "KEY_MATERIAL_EXPIRES":
+        return f"its imported key material expires at {key.get('ValidTo')}"
+    if key.get("KeyState") != "Enabled":
+        return _REASONS.get(key.get("KeyState", ""), f"its state is {key.get('KeyState')}")
+    return None
+
+
             f"{alias} names {arn}, a {key.get('KeySpec')} key that cannot sign {intent.algorithm.alg}: rotator did not"
             " make it. Delete that alias; the next tick makes the key."
         )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
     from rotator.keys.algorithms import Algorithm
-    from rotator.ports import Intent, Stray
+    from rotator.ports import Intent, Stray, Takeover
 
 _KEYSET = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
@@ -106,18 +106,42 @@ class LocalKeys:
 
     def create(self, intent: Intent) -> StoredKey:
         """See :meth:`rotator.ports.KeyStore.create`."""
-        directory = self._directory(intent.keyset, intent.algorithm)
-        file = directory / f"{_checked(intent.id, _ID, 'an intent')}{_KEY}"
+        return self._kept(intent, lambda: material.generate(intent.algorithm, intent.rsa_bits))
+
+    def known(self, name: str, keyset: str) -> StoredKey:
+        """None: files take over private halves alone."""
+        raise ConfigurationError(
+            f"{name} is not in {self._root}: give the private half itself to adopt it for {keyset}."
+        )
+
+    def adopt(self, takeover: Takeover) -> StoredKey:
+        """See :meth:`rotator.ports.AdoptingKeyStore.adopt`. The file it came from stays as it is."""
+        private = takeover.private
+        if private is None:
+            raise ConfigurationError(f"{takeover.kid} cannot be kept in {self._root}: give its private half.")
+        stored = self._kept(takeover, lambda: private)
+        if stored.spki != material.spki(private):
+            raise Refused(f"{self._directory(takeover.keyset, takeover.algorithm) / stored.handle} holds another key.")
+        return stored
+
+    def locate_pointer(self, keyset: str, algorithm: Algorithm) -> str:
+        """See :meth:`rotator.ports.AdoptingKeyStore.locate_pointer`."""
+        return str(self._directory(keyset, algorithm) / _POINTER)
+
+    def _kept(self, order: Intent | Takeover, bring: Callable[[], PrivateKeyTypes]) -> StoredKey:
+        """The key of ``order.id``: the one that is there, or what ``bring`` returns; durable."""
+        directory = self._directory(order.keyset, order.algorithm)
+        file = directory / f"{_checked(order.id, _ID, 'an intent')}{_KEY}"
         with files.translated("create", file), self._locked(directory):
-            private = self._existing(file, intent.algorithm)
+            private = self._existing(file, order.algorithm)
             if private is None:
-                private = material.generate(intent.algorithm, intent.rsa_bits)
+                private = bring()
                 try:
                     with files.half_written(file, material.private_pem(private, self._passphrase)) as half:
                         os.link(half, file)
                 except FileExistsError:
                     # A worker on another host, whose lock does not reach here, was faster: a link never overwrites.
-                    private = self._load(file, intent.algorithm)
+                    private = self._load(file, order.algorithm)
             # Also for a key that was there: who made it may have crashed before this line.
             files.sync(directory)
             return StoredKey(file.name, material.spki(private))
@@ -159,7 +183,9 @@ class LocalKeys:
                     f"Cannot sign with {file}: it is missing. Restore it, or revoke key {ref.kid}."
                 ) from None
         spki = material.spki(private)
-        if ref.kid not in {jwks.kid_of(spki, ref.algorithm, form) for form in get_args(jwks.KidFormat)}:
+        # The kid of a key that was made elsewhere need not follow from it; its id does.
+        names = {jwks.kid_of(spki, ref.algorithm, form) for form in get_args(jwks.KidFormat)}
+        if ref.kid not in names and ref.id != jwks.adopted_id(spki, ref.algorithm):
             raise Refused(f"Cannot sign with {file}: it holds another key than {ref.kid}. Restore it, or revoke that.")
         return private
 

@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_secretsmanager.type_defs import CreateSecretRequestTypeDef
 
     from rotator.keys.algorithms import Algorithm
-    from rotator.ports import Intent, KeyRef, Stray
+    from rotator.ports import Intent, KeyRef, Stray, Takeover
 
 _CURRENT, _PENDING, _PREVIOUS = "AWSCURRENT", "AWSPENDING", "AWSPREVIOUS"
 _PLACEHOLDER = "rotator-placeholder"
@@ -181,13 +182,41 @@ class SecretsManagerKeys:
             return self._adopt(name, intent)
         private = material.generate(intent.algorithm, intent.rsa_bits)
         spki = material.spki(private)
-        jwk = material.private_jwk(private, public_jwk(spki, intent.algorithm, intent.kid_format))
-        if self._pem:
-            jwk["pem"] = material.private_pem(private).decode("ascii")
-        if not self._put(name, intent.id, json.dumps(jwk), _label(intent.id)):
+        if not self._put_key(name, intent.id, private, public_jwk(spki, intent.algorithm, intent.kid_format)):
             return self._adopt(name, intent)
         self._mark_pending(name, intent.id)
         return StoredKey(intent.id, spki)
+
+    def known(self, name: str, keyset: str) -> StoredKey:
+        """None: a version of ours holds the private half itself."""
+        raise ConfigurationError(f"Secrets Manager takes over private halves, not {name}: give its value ({keyset}).")
+
+    def adopt(self, takeover: Takeover) -> StoredKey:
+        """See :meth:`rotator.ports.AdoptingKeyStore.adopt`. PutSecretValue; where it came from stays as it is."""
+        private = takeover.private
+        if private is None:
+            raise ConfigurationError(f"Secrets Manager cannot keep {takeover.kid}: give its private half.")
+        name, spki = self._name(takeover.keyset, takeover.algorithm), material.spki(private)
+        versions, _ = self._describe(name)
+        if not versions:
+            self._make(name, takeover.keyset, takeover.algorithm, takeover.ledger_id)
+        # The kid is the published one; the other members are written as RFC 7518 wants them, whoever wrote those.
+        public = public_jwk(spki, takeover.algorithm) | {"kid": takeover.kid}
+        if takeover.id in versions or not self._put_key(name, takeover.id, private, public):
+            kept = material.load_private_jwk(_parsed(self._value(name, VersionId=takeover.id)))
+            if material.spki(kept) != spki:
+                raise Refused(f"Version {takeover.id} of secret {name} holds another key than {takeover.kid}.")
+        return StoredKey(takeover.id, spki)
+
+    def locate_pointer(self, keyset: str, algorithm: Algorithm) -> str:
+        """See :meth:`rotator.ports.AdoptingKeyStore.locate_pointer`."""
+        return f"{_CURRENT} of secret {self._name(keyset, algorithm)}"
+
+    def _put_key(self, name: str, id_: str, private: PrivateKeyTypes, public: dict[str, Any]) -> bool:
+        jwk = material.private_jwk(private, public)
+        if self._pem:
+            jwk["pem"] = material.private_pem(private).decode("ascii")
+        return self._put(name, id_, json.dumps(jwk), _label(id_))
 
     def _adopt(self, name: str, intent: Intent) -> StoredKey:
         private = material.load_private_jwk(_parsed(self._value(name, VersionId=intent.id)))
@@ -418,6 +447,22 @@ class SecretsManagerKeys:
     def _note(self, name: str, label: str, target: str | None, source: str | None = None) -> None:
         if name in self._seen:
             self._seen[name] = self._seen[name].moved(label, target, source)
+
+
+def value_of(client: Callable[[], SecretsManagerClient], name: str) -> bytes:
+    """The current value of the secret ``name`` (or ARN), whoever keeps it.
+
+    Raises:
+        ConfigurationError: there is no such secret, or it has no value.
+    """
+    service = client()
+    with translated("secretsmanager:GetSecretValue", f"secret {name}"):
+        try:
+            answer: Mapping[str, Any] = service.get_secret_value(SecretId=name)
+        except (service.exceptions.ResourceNotFoundException, service.exceptions.InvalidRequestException):
+            raise ConfigurationError(f"Secret {name} does not exist, has no value, or is being deleted.") from None
+    binary: bytes | None = answer.get("SecretBinary")
+    return str(answer["SecretString"]).encode() if binary is None else binary
 
 
 def _label(id_: str) -> str:
