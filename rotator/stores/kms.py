@@ -478,6 +478,11 @@ class KmsKeys:
         return call()
 
 
+def pointer_uri(pointers: DocumentStore, keyset: str, algorithm: Algorithm) -> str:
+    """Where the pointer is, for people."""
+    return pointers.locate(_path(keyset, algorithm))
+
+
 def named(pointers: DocumentStore, keyset: str, algorithm: Algorithm) -> KeyRef | None:
     """The key that issuers are led to, as :func:`signed` takes it; ``None``: none is named.
 
@@ -540,11 +545,6 @@ def _fine(codes: Collection[str]) -> Iterator[None]:
             raise
 
 
-def _adopted(key: KeyMetadataTypeDef, intent: Intent, alias: str) -> str:
-    """The ARN of the key behind ``alias``, if it can be the one that ``intent`` orders."""
-    arn = key["Arn"]
-    if intent.algorithm.kms_signing_algorithm not in key.get("SigningAlgorithms", ()):
-        raise Refused(
 def _unfit(key: KeyMetadataTypeDef) -> str | None:
     """Why ``key`` cannot sign tokens for long."""
     if key.get("KeyManager") == "AWS":
@@ -558,6 +558,11 @@ def _unfit(key: KeyMetadataTypeDef) -> str | None:
     return None
 
 
+def _adopted(key: KeyMetadataTypeDef, intent: Intent, alias: str) -> str:
+    """The ARN of the key behind ``alias``, if it can be the one that ``intent`` orders."""
+    arn = key["Arn"]
+    if intent.algorithm.kms_signing_algorithm not in key.get("SigningAlgorithms", ()):
+        raise Refused(
             f"{alias} names {arn}, a {key.get('KeySpec')} key that cannot sign {intent.algorithm.alg}: rotator did not"
             " make it. Delete that alias; the next tick makes the key."
         )
