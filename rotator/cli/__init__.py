@@ -27,6 +27,11 @@ COMMANDS = {
     "revoke": ("requests", "Stop trusting a key at once: for one that is compromised."),
     "retire": ("requests", "End the keys of an algorithm that is configured no more."),
     "drop": ("requests", "Remove a key that somebody else made public."),
+    "sign": ("sign", "Sign a token with the current key, as an issuer would."),
+    "inspect": ("inspect", "Say what a key, key set or token is, and what is wrong with it."),
+    "generate": ("generate", "Make keys as JWK and PEM."),
+    "convert": ("convert", "Turn PEM, DER, certificates and JWK into one another."),
+    "thumbprint": ("thumbprint", "Print the fingerprints of keys."),
 }
 
 _WITH_KID = {"revoke", "drop"}
@@ -116,6 +121,8 @@ def _root(
       1  a key set failed; the next tick tries again
       2  configuration or usage
       3  refused, because it would be unsafe
+      4  inspect alone: warnings found
+      5  inspect alone: errors found
     """
     del version, debug
     for stream in (sys.stdout, sys.stderr):

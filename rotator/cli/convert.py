@@ -1,0 +1,144 @@
+"""``rotator convert``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rotator.cli import output, sources
+from rotator.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rotator.jose.reading import Item
+    from rotator.keys.jwks import Jwk
+
+
+def convert(
+    inputs: Annotated[list[str], typer.Argument(metavar="FILE|URL|-...", help="Files, URLs, or - for standard input.")],
+    form: Annotated[
+        str | None,
+        typer.Option("--to", metavar="FORM", help="jwk, jwks, pem, der, pkcs1, sec1 or certificate."),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Keep private halves; without it they are dropped.")
+    ] = False,
+    kid: Annotated[
+        str | None, typer.Option("--kid", metavar="KID", help="Name of the key; by default its own, or its thumbprint.")
+    ] = None,
+    alg: Annotated[str | None, typer.Option("--alg", metavar="ALG", help="What the key is for, e.g. RS256.")] = None,
+    out: sources.Out = None,
+    force: sources.Force = False,
+    passphrase_file: sources.PassphraseFile = None,
+) -> None:
+    """Write keys in another form: PEM, DER, certificates and JWK into one another, and many into one set.
+
+    Reads whatever 'rotator inspect' reads. FORM is jwk (default for one key), jwks (default for more), pem (SPKI, or
+    with --private PKCS#8), der (the same), pkcs1 (RSA), sec1 (private EC), or certificate (what stands in x5c). A
+    certificate and the chain above it become x5c, x5t and x5t#S256; beside its own private key it joins that.
+
+    \b
+    Examples:
+      rotator convert public.pem --alg RS256
+      rotator convert old.pem new.pem --out jwks.json
+      rotator convert jwk.json --private --to pem --out key.pem
+    """
+    from rotator.jose import writing
+
+    if form is not None and form not in writing.FORMS:
+        raise ConfigurationError(f"--to {form[:40]}: choose from {', '.join(writing.FORMS)}.")
+    reader = sources.Reader(passphrase_file)
+    found = _joined([item for source in inputs for item in _items(reader, source)])
+    if kid is not None and len(found) > 1:
+        raise ConfigurationError(f"--kid is for one key, and there are {len(found)}.")
+    written = list(_chosen(found, private=private))
+    made = [_labelled(jwk, kid, alg) for jwk in written]
+    keeps = any("d" in jwk or "priv" in jwk or "k" in jwk for jwk in made)
+    chosen = form or ("jwk" if len(made) == 1 and not any(item.where.startswith("key") for item in found) else "jwks")
+    body = _body(made, chosen, private=private)
+    if out is not None:
+        sources.write(out, body, private=keeps, force=force)
+        output.say(f"Wrote {out}: {len(made)} key{'s' if len(made) != 1 else ''}.", err=True)
+    elif chosen == "der":
+        if sys.stdout.isatty():
+            raise ConfigurationError("DER is no text: name a file with --out, or pipe it on.")
+        sys.stdout.buffer.write(body)
+    else:
+        typer.echo(body.decode(), nl=False)
+
+
+def _items(reader: sources.Reader, source: str) -> Iterator[Item]:
+    from rotator.jose.findings import Severity
+
+    contents = reader.read(source)
+    if contents.token:
+        raise ConfigurationError(f"{sources.shown(source)} is a token, and holds no key.")
+    for finding in contents.findings:
+        if finding.severity is Severity.ERROR:
+            where = f", {finding.where}" if finding.where else ""
+            raise ConfigurationError(f"{sources.shown(source)}{where}: {finding.says}")
+    yield from contents.items
+
+
+def _joined(items: Sequence[Item]) -> list[Item]:
+    """The items, with each certificate joined to the private key that it is for."""
+    from rotator.jose.reading import Item
+    from rotator.jose.registry import kind_of
+
+    def material(item: Item) -> tuple[Any, ...]:
+        kind = kind_of(item.jwk)
+        return tuple(item.jwk.get(name) for name in ("kty", *(kind.public if kind else ())))
+
+    chains = {material(item): item.chain for item in items if item.chain}
+    keys = {material(item) for item in items if not item.chain}
+    return [
+        Item(item.where, item.form, item.jwk, item.chain or chains.get(material(item), ()))
+        for item in items
+        if not item.chain or material(item) not in keys
+    ]
+
+
+def _chosen(items: Sequence[Item], *, private: bool) -> Iterator[Jwk]:
+    from rotator.jose import keys, writing
+    from rotator.keys.jwks import is_private
+
+    dropped = symmetric = 0
+    for item in items:
+        secret = is_private(item.jwk)
+        jwk = dict(item.jwk) if private else writing.public_half(item.jwk)
+        dropped += secret and not private
+        if jwk is None:
+            symmetric += 1
+            continue
+        if jwk["kty"] != "oct":
+            # What cannot be read is not passed on; a private half is proven to belong to its public one.
+            keys.private_key(jwk) if private and secret else keys.public_key(jwk)
+        yield writing.with_certificates(jwk, item.chain) if item.chain else jwk
+    if symmetric == len(items):
+        raise ConfigurationError(
+            "There is no key with a public half in it; --private keeps symmetric and private ones."
+        )
+    if dropped:
+        left = f"{symmetric} symmetric left out, " if symmetric else ""
+        output.say(f"Private halves dropped: {left}{dropped} in all. --private keeps them.", err=True)
+
+
+def _labelled(jwk: Jwk, kid: str | None, alg: str | None) -> Jwk:
+    from rotator.jose import writing
+
+    return writing.ordered(writing.named(jwk if alg is None else writing.fitting(jwk, alg), kid))
+
+
+def _body(made: Sequence[Jwk], form: str, *, private: bool) -> bytes:
+    from rotator.jose import writing
+
+    if form not in {"jwk", "jwks"}:
+        return writing.encoded(made, form, private=private)
+    if form == "jwk" and len(made) > 1:
+        raise ConfigurationError(f"A JWK is one key, and there are {len(made)}: write a set (--to jwks).")
+    document: Any = {"keys": list(made)} if form == "jwks" else made[0]
+    return (json.dumps(document, indent=2) + "\n").encode()
