@@ -95,10 +95,8 @@ def _parsed(body: bytes, where: str) -> dict[str, Any]:
     return document
 
 
-def _document_faults(document: Mapping[str, Any], keys: Sequence[Any], max_keys: int) -> Iterator[str]:
-    if not all(isinstance(key, dict) for key in keys):
-        yield "holds an entry that is no JWK; rotator would not keep it. Mend it first."
-        return
+def _document_faults(document: Mapping[str, Any], entries: Sequence[Any], max_keys: int) -> Iterator[str]:
+    keys: list[Jwk] = [entry for entry in entries if isinstance(entry, dict)]
     private = [called(key) for key in keys if is_private(key)]
     if private:
         yield (
@@ -111,6 +109,8 @@ def _document_faults(document: Mapping[str, Any], keys: Sequence[Any], max_keys:
             f"was written by rotator (it has {REVISION_MEMBER}): its ledger was lost, or is elsewhere. Bring the ledger"
             " back ('rotator recover', README 'Lost ledger')."
         )
+    if len(keys) < len(entries):
+        yield "holds an entry that is no JWK; rotator would not keep it. Mend it first."
     if not keys:
         yield "holds no key: there is nothing to adopt. For a new key set run 'rotator init'."
     kids = [kid for key in keys if isinstance(kid := key.get("kid"), str)]
