@@ -11,12 +11,15 @@ import pytest
 
 from rotator.errors import AccessDenied, Refused, StoreError
 from rotator.keys import facts, jwks
-from rotator.keys.keyring import Stage
+from rotator.keys.keyring import Keyring, Stage
+from rotator.keys.plan import gate
 from rotator.keys.policy import KeySet, PublicDocument
 from tests.world import POLICY, Turns, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from rotator.engine import Engine
 
 DAY = timedelta(days=1)
 URL = "https://auth.example.com/jwks.json"
@@ -168,6 +171,80 @@ def test_a_ledger_that_cannot_be_written_after_the_pointer_moved_is_tried_once_a
     assert world.ring.promoting("EdDSA") is None
 
 
+def test_a_pointer_that_cannot_be_read_holds_up_nothing_of_another_algorithm() -> None:
+    world = founded(policy=BOTH)
+    leaked, heir = world.ring.current("ES256"), world.kid(Stage.NEXT, "ES256")
+    assert leaked
+    world.engine().revoke(leaked.kid or "", "leaked")
+    world.advance(5 * DAY)
+    engine = unable(world, "read_pointer", lambda _, algorithm: algorithm.alg == "EdDSA")
+    with pytest.raises(AccessDenied, match="is denied"):
+        engine.tick()
+    assert world.pointers["ES256"].id == world.ring.by_kid(heir).id  # type: ignore[union-attr]
+    assert leaked.kid not in world.public_kids()
+    assert leaked.handle in world.disabled
+    assert world.ring.promoting("EdDSA") is None
+    assert world.ring.trouble
+    with pytest.raises(AccessDenied):
+        unable(world, "read_pointer").look()
+    with pytest.raises(AccessDenied):
+        unable(world, "read_pointer").rotate(["ES256"])
+    world.tick()
+    assert len(world.ring.of("EdDSA")) == 3
+
+
+def test_a_document_that_cannot_be_read_keeps_no_revoked_key_signing() -> None:
+    world = founded(policy=FAST)
+    leaked, heir = world.ring.current("EdDSA"), world.kid(Stage.NEXT)
+    assert leaked
+    before = world.documents["acme/jwks.json"]
+    engine = unable(world, "read", lambda path: path.endswith("jwks.json"))
+    engine.revoke(leaked.kid or "", "leaked")
+    with pytest.raises(AccessDenied, match="is denied"):
+        engine.tick()
+    assert world.pointers["EdDSA"].id == world.ring.by_kid(heir).id  # type: ignore[union-attr]
+    assert leaked.handle in world.disabled
+    # What the document holds is not known: it is not written, nothing is called gone, and no private half destroyed.
+    assert world.documents["acme/jwks.json"] == before
+    assert not world.ring.by_kid(leaked.kid or "").gone  # type: ignore[union-attr]
+    assert leaked.handle not in world.destroyed
+    world.tick()
+    assert leaked.kid not in world.public_kids()
+
+
+def test_while_a_document_cannot_be_read_no_key_is_promoted_and_no_pointer_led_back() -> None:
+    world = founded(policy=FAST)
+    world.advance(5 * DAY)
+    current, standby = world.ring.current("EdDSA"), world.ring.by_kid(world.kid(Stage.NEXT))
+    assert current
+    assert standby
+    for _ in range(2):
+        with pytest.raises(AccessDenied):
+            unable(world, "read", lambda path: path.endswith("jwks.json")).tick()
+    assert world.ring.promoting("EdDSA") is None
+    world.move_pointer_by_hand("EdDSA", standby.id)
+    with pytest.raises(AccessDenied):
+        unable(world, "read", lambda path: path.endswith("jwks.json")).tick()
+    assert world.pointers["EdDSA"].id == standby.id
+    world.engine().tick()
+    assert world.pointers["EdDSA"].id == current.id
+
+
+def unable(world: World, call: str, about: Callable[..., bool] = lambda *_: True) -> Engine:
+    """An engine that is denied one call of a port, where it is ``about`` something."""
+    engine = world.engine()
+    ports: Any = engine._steps._keys
+    honest = getattr(ports, call)
+
+    def denied(*given: Any) -> Any:
+        if about(*given):
+            raise AccessDenied(f"{call} is denied")
+        return honest(*given)
+
+    setattr(ports, call, denied)
+    return engine
+
+
 # -- a revoke in every state -------------------------------------------------------------------------------------
 
 
@@ -226,6 +303,74 @@ def test_a_document_read_again_that_another_worker_wrote_meanwhile_is_no_old_led
         tasks: dict[str, Callable[[], Any]] = {"a": tick, "b": person}
         Turns(world, random.Random(seed), lambda _: timedelta(0)).run(tasks)
         assert not refusals
+
+
+def test_a_persons_requests_do_not_make_an_old_ledger_look_new() -> None:
+    world = founded(policy=FAST)
+    old, leaked = world.documents["acme/ledger.json"], world.kid(Stage.NEXT)
+    world.engine().revoke(leaked, "leaked")
+    world.tick()
+    world.documents["acme/ledger.json"] = restored = (old[0], "restored", old[2])
+    for _ in range(5):
+        with pytest.raises(Refused, match="older than the world"):
+            world.engine().revoke(world.kid(Stage.CURRENT), "drill")
+        with pytest.raises(Refused, match="older than the world"):
+            world.engine().drop("theirs")
+    assert world.documents["acme/ledger.json"] == restored
+
+
+# -- clocks ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("off", [timedelta(hours=5), timedelta(hours=-5)], ids=["ahead", "behind"])
+def test_a_revoke_by_a_machine_whose_clock_is_off_leaves_no_fact_from_another_time(off: timedelta) -> None:
+    world = founded(policy=FAST)
+    world.store_date = lambda: world.now.replace(microsecond=0)
+    world.advance(DAY)
+    world.skew["laptop"] = off
+    for stage in (Stage.NEXT, Stage.CURRENT):
+        world.engine("laptop").revoke(world.kid(stage), "stolen")
+    assert world.engine("laptop").look().clock_fault
+    world.engine("laptop").tick()
+    revoked = [key.revoked_at for key in world.ring.keys if key.revoked_at]
+    assert all(abs(at - world.now) < timedelta(seconds=3) for at in (*revoked, world.ring.newest_fact()))
+    # Nobody could sign, so the new key was looked for and promoted, whatever that clock says.
+    assert world.pointers["EdDSA"].id == world.ring.by_kid(world.kid(Stage.CURRENT)).id  # type: ignore[union-attr]
+    world.tick("right")
+
+
+# -- somebody who saw a key, stalled, and writes it down when it is not true any more ----------------------------
+
+
+def test_a_worker_that_saw_a_key_before_the_document_was_overwritten_does_not_record_it_afterwards() -> None:
+    world = founded(policy=FAST, urls=(URL,))
+    old = world.documents["acme/jwks.json"][0]
+    world.advance(4 * DAY)
+    stalled = world.engine("stalled")
+    honest = stalled._ledger.replace
+
+    def later(ring: Keyring, *rest: Any) -> Any:
+        known = {key.id: key for key in world.ring.keys}
+        if any(key.published and not known[key.id].published for key in ring.keys if key.id in known):
+            stalled._ledger.replace = honest  # type: ignore[method-assign]
+            world.advance(timedelta(minutes=100))
+            world.restore(old)
+            # Another worker puts the document right, but the URL does not answer it, so it records nothing itself.
+            world.unreachable.add(URL)
+            world.engine("b").tick()
+            world.unreachable.clear()
+        return honest(ring, *rest)
+
+    stalled._ledger.replace = later  # type: ignore[method-assign, assignment]
+    begun_at = world.now
+    stalled.tick()
+    # The last copy that lacks the key was replaced 100 minutes after it was first seen: the gate counts from there.
+    world.advance(begun_at + world.policy.prepublish + timedelta(minutes=10) - world.now)
+    with pytest.raises(Refused, match="caches may lack the next key"):
+        world.engine().rotate(["EdDSA"])
+    world.advance(timedelta(minutes=100))
+    world.engine().rotate(["EdDSA"])
+    world.tick()
 
 
 # -- several public documents ------------------------------------------------------------------------------------
@@ -313,6 +458,84 @@ def test_a_cap_of_creations_that_shrinks_says_when_the_next_one_may_be() -> None
     world.engine().revoke(world.kid(Stage.NEXT), "drill")
     outcome = world.tick()
     assert [wait.at for wait in outcome.plan.waits if wait.step == "intend"] == [world.ring.attempts[-1] + DAY]
+
+
+def test_a_policy_that_grows_in_the_middle_of_a_promotion_closes_its_gate_again() -> None:
+    world = founded(policy=FAST)
+    world.advance(2 * DAY)
+    promoted = begun(world, "EdDSA")
+    world.configure(replace(FAST, verifier_cache=3 * DAY))
+    world.tick()
+    assert world.ring.promoting("EdDSA") is None
+    assert world.kid(Stage.CURRENT) != promoted
+    world.run(3 * DAY, every=timedelta(hours=1))
+    assert world.kid(Stage.CURRENT) == promoted
+
+
+DURATIONS = (
+    "lifetime",
+    "token_lifetime",
+    "signer_lag",
+    "cache_max_age",
+    "cache_stale",
+    "verifier_cache",
+    "verifier_leeway",
+)
+
+
+@pytest.mark.parametrize("duration", DURATIONS)
+@pytest.mark.parametrize("factor", [0.25, 3], ids=["shorter", "longer"])
+def test_a_duration_that_changes_in_the_middle_of_a_promotion_rejects_no_token(duration: str, factor: float) -> None:
+    changed(duration, factor, hours=49)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("duration", DURATIONS)
+@pytest.mark.parametrize("factor", [0.25, 3], ids=["shorter", "longer"])
+def test_a_duration_that_changes_at_any_moment_rejects_no_token(duration: str, factor: float) -> None:
+    for hours in range(0, 60, 3):
+        changed(duration, factor, hours)
+
+
+def changed(duration: str, factor: float, hours: int) -> None:
+    """``hours`` after the start, and where it can be in the middle of a promotion, the policy changes."""
+    world = founded(policy=replace(FAST, lifetime=2 * DAY), urls=(URL,))
+    world.run(timedelta(hours=hours), every=timedelta(hours=1))
+    standby = next((key for key in world.ring.keys if key.standby), None)
+    opens = standby and gate(world.keyset, standby)
+    if standby and opens and opens <= world.now:
+        begun(world, standby.alg)
+    grown = replace(world.policy, **{duration: getattr(world.policy, duration) * factor})
+    # What a policy must be to be safe: a key signs for longer than its successor waits.
+    world.configure(replace(grown, lifetime=max(grown.lifetime, grown.prepublish + timedelta(hours=1))))
+    for _ in range(60):
+        world.try_tick()
+        world.check()
+        world.advance(timedelta(minutes=100))
+    world.tick()
+    assert len([key for key in world.ring.keys if key.activated_at]) + len(world.ring.retired) >= 2
+
+
+def test_the_keys_of_an_algorithm_that_ended_leave_the_ledger_but_for_two() -> None:
+    world = founded(policy=replace(BOTH, lifetime=timedelta(hours=30), token_lifetime=3 * DAY))
+    world.run(6 * DAY, every=timedelta(hours=2))
+    world.configure(replace(world.policy, algorithms=("EdDSA",)))
+    world.engine().retire("ES256")
+    world.run(8 * DAY, every=timedelta(hours=2))
+    assert len(world.ring.of("ES256")) == 2
+    assert len([gone for gone in world.ring.retired if gone.alg == "ES256"]) > 2
+
+
+def test_a_request_to_end_an_algorithm_does_not_strike_a_year_later() -> None:
+    world = founded(policy=BOTH)
+    world.configure(FAST)
+    world.engine().retire("ES256")
+    # Before any tick, somebody puts the algorithm back.
+    world.configure(BOTH)
+    world.run(2 * DAY)
+    world.configure(FAST)
+    world.run(2 * DAY)
+    assert world.pointers["ES256"].id == world.ring.current("ES256").id  # type: ignore[union-attr]
 
 
 # -- too many keys -----------------------------------------------------------------------------------------------

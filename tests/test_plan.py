@@ -246,14 +246,6 @@ GATES = [
         id="promote: a founding key signs as soon as it was seen",
     ),
     pytest.param(
-        ring(key("n", "next", NOW), successions={"EdDSA": Succession(forced_at=NOW - HOUR)}),
-        KEYSET,
-        NOW,
-        ("promote", "n"),
-        "caches may lack it until then; no key signs yet",
-        id="promote: after a revoke with no successor, as soon as one was seen",
-    ),
-    pytest.param(
         ring(key("c", "current", NOW - 40 * DAY), key("n", "next", NOW, ready={"jwks": NOW + 9 * DAY})),
         KEYSET,
         NOW + 9 * DAY,
@@ -462,7 +454,7 @@ def test_a_pointer_that_was_not_read_is_left_alone() -> None:
     assert asked.step is None
 
 
-PROMOTING = ring(CURRENT, key("n", "next", promoting_at=NOW))
+PROMOTING = ring(CURRENT, key("n", "next", NOW - 9 * DAY, promoting_at=NOW))
 
 
 def test_a_pointer_that_moved_ahead_of_the_ledger_is_caught_up_with() -> None:
@@ -525,11 +517,18 @@ def test_a_succession_ends_when_a_person_asked_and_the_configuration_does_not_na
 
 
 def test_a_succession_that_the_configuration_names_again_goes_on_and_says_so() -> None:
-    asked = ask(ENDED, keyset=BOTH)
+    asked = ask(ENDED, keyset=BOTH, now=NOW + DAY - US)
     assert asked.step is None
     wait = the_wait(asked, "end-succession")
-    assert (wait.alg, wait.at) == ("ES256", None)
+    assert (wait.alg, wait.at) == ("ES256", NOW + DAY)
     assert "names it again" in wait.reason
+
+
+def test_a_request_to_end_lapses_once_the_configuration_has_named_the_algorithm_for_a_day() -> None:
+    step = the_step(ask(ENDED, keyset=BOTH, now=NOW + DAY), planning.Lapse)
+    assert step.alg == "ES256"
+    off = world(ENDED, BOTH, clock_fault="the clock is off")
+    assert ask(ENDED, off, keyset=BOTH, now=NOW + DAY).step is None
 
 
 def test_a_request_to_rotate_is_no_request_to_end() -> None:
@@ -596,6 +595,25 @@ def test_a_promotion_whose_key_left_the_documents_is_cancelled() -> None:
     of = ring(CURRENT, key("n", "made", promoting_at=NOW))
     step = the_step(ask(of), planning.CancelPromotion)
     assert (step.key, step.kid, step.alg, step.reason) == ("n", "n", "EdDSA", "its key is no longer seen in public")
+
+
+def test_a_promotion_whose_gate_moved_away_is_cancelled_and_one_whose_gate_was_open_is_not() -> None:
+    step = the_step(ask(PROMOTING, keyset=with_policy(verifier_cache=10 * DAY)), planning.CancelPromotion)
+    assert (step.key, step.reason) == ("n", "the policy grew and closed its gate")
+    assert step_of(ask(PROMOTING, keyset=with_policy(verifier_cache=7 * DAY))) == ("activate", "n")
+    # Another worker's clock may be a little behind the one that saw the gate open: that closes nothing.
+    opened = ring(CURRENT, key("n", "next", NOW - POLICY.prepublish, promoting_at=NOW))
+    assert step_of(ask(opened, now=NOW - MINUTE)) == ("activate", "n")
+
+
+def test_a_promotion_is_cancelled_when_a_document_without_its_key_is_added() -> None:
+    asked = ask(PROMOTING, world(PROMOTING, VIEWED), keyset=VIEWED)
+    assert the_step(asked, planning.CancelPromotion).reason == "its key is no longer seen in public"
+
+
+def test_a_promotion_that_the_pointer_followed_already_is_not_cancelled() -> None:
+    there = world(PROMOTING, pointers={"EdDSA": "n"})
+    assert step_of(ask(PROMOTING, there, keyset=with_policy(verifier_cache=10 * DAY))) == ("activate", "n")
 
 
 def test_a_forced_promotion_is_never_cancelled() -> None:
@@ -947,6 +965,15 @@ def test_a_promotion_is_forced_only_when_a_revoke_left_nobody() -> None:
     assert the_step(ask(of), planning.Promote).forced is True
 
 
+def test_after_a_revoke_that_left_nobody_no_clock_holds_up_the_first_key_that_is_seen() -> None:
+    asked = {"EdDSA": Succession(forced_at=NOW)}
+    for now in (NOW, NOW - DAY):
+        of = ring(key("n", "next", NOW), successions=asked)
+        assert step_of(ask(of, world(of, clock_fault="the clock is off"), now=now)) == ("promote", "n")
+        of = ring(key("n", "made"), successions=asked)
+        assert step_of(ask(of, world(of, clock_fault="the clock is off"), now=now)) == ("note-published", "jwks")
+
+
 def test_after_a_revoke_that_left_nobody_a_key_that_nobody_saw_is_not_promoted() -> None:
     of = ring(key("n", "made"), successions={"EdDSA": Succession(forced_at=NOW)})
     asked = ask(of, world(of, unseen={"jwks": "404"}))
@@ -1189,6 +1216,7 @@ def test_every_step_is_named_as_it_is_logged() -> None:
         "found",
         "intend",
         "invalidate",
+        "lapse",
         "note-gone",
         "note-published",
         "promote",
@@ -1300,6 +1328,9 @@ def worlds(draw: st.DrawFn) -> tuple[Keyring, KeySet, Observed, Traits]:
         clock_fault=draw(CLOCK_FAULTS),
         attempts=frozenset(key.attempt for key in keys) if draw(FLAG) else frozenset(),
     )
+    dark = draw(st.frozensets(st.sampled_from(["jwks", "view"])))
+    documents = {name: there for name, there in observed.documents.items() if name not in dark}
+    observed = replace(observed, unread=dark, documents=documents)
     if draw(FLAG):
         observed = replace(observed, unseen={"jwks": "404", "view": "404"}, failed=draw(EMERGENCY))
     return of, keyset, observed, draw(st.sampled_from([PLAIN, KMS_LIKE]))
@@ -1355,8 +1386,14 @@ def check_step(step: Step, of: Keyring, keyset: KeySet, observed: Observed) -> N
     if isinstance(step, planning.Disable):
         assert key
         assert key.revoked_at or (pointer_is_right(of, observed.pointers, key.alg) and not observed.clock_fault)
+    nobody_may_sign = {alg for alg, succession in of.successions.items() if succession.forced_at}
     if isinstance(step, planning.NotePublished | planning.Promote | planning.Sweep):
-        assert not observed.clock_fault
+        assert not observed.clock_fault or any(key.alg in nobody_may_sign for key in of.keys)
+    assert step.document not in observed.unread
+    if isinstance(step, planning.Promote | planning.Destroy):
+        assert observed.unread.isdisjoint(document.name for document in keyset.documents_of(step.alg or ""))
+    if isinstance(step, planning.Found):
+        assert not observed.unread
     if isinstance(step, planning.Promote):
         assert key
         assert key.standby

@@ -14,7 +14,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from rotator.engine.ledger import Ledger
 from rotator.engine.observe import Observer, World
@@ -44,6 +44,9 @@ MAX_STEPS = 300
 MAX_CONFLICTS = 20
 
 _DIGITS = re.compile(r"\d+")
+
+#: What a person's request is about: an algorithm and a kid, as far as it names them.
+_Subject: TypeAlias = "tuple[str | None, str | None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +128,11 @@ class Engine:
         if self._ledger.find() is not None:
             return False
         advice = (
-            "A lost ledger must not become a mass logout, so nothing was created. If the ledger was lost, see"
-            " 'Lost ledger' in the README; if this is a new key set, choose another name or path, or move that away."
+            "A lost ledger must not become a mass logout, so nothing was created. If the ledger was lost, run"
+            f" 'rotator recover {name}' (README, 'Lost ledger'); to take over keys that somebody else made, run"
+            f" 'rotator adopt {name}'; if this is a new key set, choose another name or path, or move that away."
         )
-        for document in self.keyset.documents:
+        for document in self.keyset.written:
             if self._public.read(document.path).document is not None:
                 where = self._public.locate(document.path)
                 raise Refused(f"Key set {name}: {where} exists, but no ledger does. {advice}")
@@ -138,7 +142,7 @@ class Engine:
         if entry is not None:
             raise Refused(f"Key set {name}: {entry} exists, but no ledger does. {advice}")
         self._ledger.probe()
-        for document in self.keyset.documents:
+        for document in self.keyset.written:
             self._public.probe(document.path)
         try:
             self._ledger.create(self._clock())
@@ -152,12 +156,12 @@ class Engine:
         Raises:
             Refused: there is none, or it is damaged.
         """
-        return self._ledger.read()[0]
+        return self._observer.read_ledger()[0]
 
     def look(self, at: datetime | None = None) -> Outcome:
         """What is, and what would be done now (or at ``at``) and why. Changes nothing."""
-        world = self._observer.observe()
-        now = at or self._clock()
+        world = self._all_read()
+        now = at or self._observer.now()
         return self._outcome(world, plan(world.ring, self.keyset, now, world.observed(), self._keys.traits), now)
 
     def tick(self) -> Outcome:
@@ -178,7 +182,7 @@ class Engine:
         Raises:
             Refused: a gate is closed; the message says until when. Nothing was recorded for any of ``algs``.
         """
-        world = self._observer.observe()
+        world = self._all_read()
         if world.clock_fault:
             raise Refused(f"Key set {self.keyset.name}: {world.clock_fault} Nothing was changed.")
 
@@ -187,7 +191,11 @@ class Engine:
                 ring = facts.rotate_requested(ring, self.keyset, alg, now)
             return ring
 
-        self._request("rotate", "a person asked", request)
+        def promoted(ring: Keyring) -> list[_Subject]:
+            heirs = [(alg, facts.successor(ring, alg)) for alg in algs]
+            return [(alg, heir.kid if heir else None) for alg, heir in heirs]
+
+        self._request("rotate", "a person asked", request, promoted)
 
     def retire(self, alg: str) -> None:
         """Record that a person ends the succession of ``alg``; the next ticks do it.
@@ -195,7 +203,12 @@ class Engine:
         Raises:
             Refused: the configuration still names it, or there is none.
         """
-        self._request("retire", "a person asked", lambda ring, now: facts.retire_requested(ring, self.keyset, alg, now))
+        self._request(
+            "retire",
+            "a person asked",
+            lambda ring, now: facts.retire_requested(ring, self.keyset, alg, now),
+            lambda _: [(alg, None)],
+        )
 
     def drop(self, kid: str) -> None:
         """Record that the foreign key ``kid`` shall leave the public documents; the next tick does it.
@@ -203,7 +216,12 @@ class Engine:
         Raises:
             Refused: the key is ours.
         """
-        self._request("drop", "a person asked", lambda ring, now: facts.dropped(ring, self.keyset, kid, now))
+        self._request(
+            "drop",
+            "a person asked",
+            lambda ring, now: facts.dropped(ring, self.keyset, kid, now),
+            lambda _: [(None, kid)],
+        )
 
     def blast_radius(self, kid: str) -> facts.BlastRadius:
         """Who would be affected by a revoke of ``kid`` now. Changes nothing.
@@ -211,15 +229,27 @@ class Engine:
         Raises:
             Refused: no key of this kid is public.
         """
-        return facts.blast_radius(self.ledger(), self.keyset, kid, self._clock())
+        ring = self.ledger()
+        return facts.blast_radius(ring, self.keyset, kid, self._observer.now())
 
     def revoke(self, kid: str, reason: str) -> None:
         """Record that ``kid`` is revoked; the next ticks do the rest, and this call cannot be lost from here on.
 
         Raises:
-            Refused: no key of this kid is public.
+            Refused: no key of this kid is public, or the ledger is older than the world.
         """
-        self._request("revoke", reason, lambda ring, now: facts.revoked(ring, self.keyset, kid, reason, now), kid=kid)
+        self._request(
+            "revoke",
+            reason,
+            lambda ring, now: facts.revoked(ring, self.keyset, kid, reason, now),
+            lambda ring: [(key.alg if (key := ring.by_kid(kid)) else None, kid)],
+        )
+
+    def _all_read(self) -> World:
+        world = self._observer.observe()
+        if world.faults:
+            raise world.faults[0]
+        return world
 
     def _outcome(self, world: World, the_plan: Plan, now: datetime, steps: Sequence[Report] = ()) -> Outcome:
         strangers = {
@@ -243,10 +273,10 @@ class Engine:
         conflicts = 0
         world = self._observer.observe()
         for _ in range(MAX_STEPS):
-            now = self._clock()
+            now = self._observer.now()
             if now - world.at > FRESH:
                 world = self._observer.observe(world)
-                now = self._clock()
+                now = self._observer.now()
             the_plan = plan(world.ring, self.keyset, now, world.observed(), self._keys.traits)
             step = the_plan.step
             if step is None:
@@ -264,8 +294,8 @@ class Engine:
             raise RotatorError(
                 f"Key set {self.keyset.name}: {MAX_STEPS} steps in one tick and no end. Run 'rotator plan'."
             )
-        if failures:
-            raise failures[0]
+        if failures or world.faults:
+            raise [*failures, *world.faults][0]
         if world.ring.trouble:
             with suppress(Conflict):
                 self._steps.commit(world, replace(world.ring, trouble=None))
@@ -293,7 +323,7 @@ class Engine:
             step.name,
             step.reason,
             started,
-            (self._clock() - started).total_seconds(),
+            (self._observer.now() - started).total_seconds(),
             step.alg,
             key.kid if key else step.kid,
             step.document,
@@ -304,18 +334,31 @@ class Engine:
     # -- record --------------------------------------------------------------------------------------------------
 
     def _request(
-        self, step: str, reason: str, change: Callable[[Keyring, datetime], Keyring], kid: str | None = None
+        self,
+        step: str,
+        reason: str,
+        change: Callable[[Keyring, datetime], Keyring],
+        subjects: Callable[[Keyring], Sequence[_Subject]],
     ) -> None:
-        """Record a person's request, again and again until it is recorded."""
+        """Record a person's request about ``subjects``, again and again until it is recorded.
+
+        An old ledger refuses: with each request it would look newer, until nothing told it from the lost one.
+        """
         for _ in range(MAX_CONFLICTS):
-            ring, version, _ = self._ledger.read()
+            world = self._observer.observe(even_early=True)
+            ring = world.ring
+            planning.explain(ring, self.keyset, world.observed())
             now = self._steps.now(ring)
             changed = change(ring, now)
             if changed == ring:
                 return
+            about = subjects(ring)
+            for _, kid in about:
+                changed = changed.with_event(Event(now, step, reason, kid))
             with suppress(Conflict):
-                self._ledger.replace(changed.with_event(Event(now, step, reason, kid)), ring.revision, version)
-                self._report(Report(self.keyset.name, step, reason, now, kid=kid))
+                self._ledger.replace(changed, ring.revision, world.version)
+                for alg, kid in about:
+                    self._report(Report(self.keyset.name, step, reason, now, alg=alg, kid=kid))
                 return
         raise Conflict(f"Key set {self.keyset.name}: the ledger changes all the time; nothing was recorded. Try again.")
 

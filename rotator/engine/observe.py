@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from rotator.engine.ledger import Ledger
+    from rotator.errors import RotatorError
     from rotator.keys.keyring import Keyring
     from rotator.keys.policy import KeySet, PublicDocument
     from rotator.ports import Clock, Document, DocumentStore, Fetched, KeyStore, Pointer, StoredKey, Web
@@ -45,6 +46,11 @@ class World:
     """Keys created in this tick, by intent id, until the ledger knows them."""
     unseen: dict[str, str] = field(default_factory=dict)
     failed: set[tuple[str, str]] = field(default_factory=set)
+    entering: set[tuple[str, str]] = field(default_factory=set)
+    """(document, key) of keys made since that document was read: nobody can have seen them there."""
+    unread: set[str] = field(default_factory=set)
+    faults: list[RotatorError] = field(default_factory=list)
+    """Why pointers or documents could not be read: what depends on them waits, and all else goes on."""
 
     def observed(self) -> Observed:
         """What ``plan`` may know of it."""
@@ -55,6 +61,7 @@ class World:
             attempts=frozenset(self.attempts),
             unseen=self.unseen,
             failed=frozenset(self.failed),
+            unread=frozenset(self.unread),
         )
 
 
@@ -74,31 +81,54 @@ class Observer:
         self.keyset = keyset
         self._ledger, self._public, self._keys, self._clock, self._web = ledger, public, keys, clock, web
         self._algorithms = keyset.policy.algorithms
+        self._off = timedelta(0)
 
-    def observe(self, before: World | None = None) -> World:
-        """Read the world: pointers, public documents, the ledger last."""
+    def now(self) -> datetime:
+        """The clock for facts: this machine's, or the store's where the two differ by more than the policy allows.
+
+        A revoke by a machine whose clock is hours ahead must not leave facts from the future: no worker whose clock
+        is right would go on before they are past.
+        """
+        return self._clock() + self._off
+
+    def observe(self, before: World | None = None, *, even_early: bool = False) -> World:
+        """Read the world: pointers, public documents, the ledger last.
+
+        A pointer or document that cannot be read is left out, with its fault: a revoke must not wait for it.
+        ``even_early``: also where this machine's clock is before what the ledger holds, to record a request.
+
+        Raises:
+            Refused: there is no ledger, it is damaged, or this machine's clock is behind it.
+        """
         asked = self._algorithms
-        faults: list[str] = []
+        clock_faults: list[str] = []
+        faults: list[RotatorError] = []
         pointers: dict[str, Pointer] = {}
         for alg in asked:
             sent = self._clock()
-            pointers[alg] = self._keys.read_pointer(self.keyset.name, algorithm(alg))
-            self.compare_clocks(sent, pointers[alg].date, faults)
+            try:
+                pointers[alg] = self._keys.read_pointer(self.keyset.name, algorithm(alg))
+            except (StoreError, Refused) as exc:
+                faults.append(exc)
+                continue
+            self.compare_clocks(sent, pointers[alg].date, clock_faults)
         readings = {}
-        for document in self.keyset.documents:
+        for document in self.keyset.written:
             sent = self._clock()
-            readings[document.name] = self._public.read(document.path)
-            self.compare_clocks(sent, readings[document.name].date, faults)
-        sent = self._clock()
-        ring, version, date = self._ledger.read()
-        self.compare_clocks(sent, date, faults)
+            try:
+                readings[document.name] = self._public.read(document.path)
+            except StoreError as exc:
+                faults.append(exc)
+                continue
+            self.compare_clocks(sent, readings[document.name].date, clock_faults)
+        ring, version = self.read_ledger(clock_faults)
         # An algorithm that left the configuration still has a pointer: it was not known before the ledger was read.
         self._algorithms = tuple(dict.fromkeys((*self.keyset.policy.algorithms, *ring.algorithms(), *ring.successions)))
         if not set(self._algorithms) <= set(asked):
-            return self.observe(before)
-        now = self._clock()
+            return self.observe(before, even_early=even_early)
+        now = self.now()
         newest, skew = ring.newest_fact(), self.keyset.policy.clock_skew
-        if newest > now + 2 * skew:
+        if newest > now + 2 * skew and not even_early:
             raise Refused(
                 f"Key set {self.keyset.name}: the ledger holds a fact of {newest:%Y-%m-%d %H:%M:%S}Z, but this machine"
                 f" says {now:%Y-%m-%d %H:%M:%S}Z: more than 2 × clock_skew ({text(2 * skew)}) ahead."
@@ -112,12 +142,25 @@ class Observer:
             versions={name: _version(reading.document) for name, reading in readings.items()},
             read_back=set(readings),
             at=now,
-            clock_fault=faults[0] if faults else None,
+            clock_fault=clock_faults[0] if clock_faults else None,
+            unread={document.name for document in self.keyset.written} - readings.keys(),
+            faults=faults,
         )
         if before is not None:
             world.attempts, world.made = before.attempts, before.made
             world.unseen, world.failed = before.unseen, before.failed
         return world
+
+    def read_ledger(self, clock_faults: list[str] | None = None) -> tuple[Keyring, str]:
+        """The keyring and its version; :meth:`now` is then right, whatever this machine's clock says.
+
+        Raises:
+            Refused: there is no ledger, or it is damaged.
+        """
+        sent = self._clock()
+        ring, version, date = self._ledger.read()
+        self.compare_clocks(sent, date, [] if clock_faults is None else clock_faults)
+        return ring, version
 
     def compare_clocks(self, sent: datetime, date: datetime | None, faults: list[str]) -> None:
         """Note a fault where this machine's clock and the store's differ by more than the policy allows."""
@@ -126,20 +169,22 @@ class Observer:
         received, skew = self._clock(), self.keyset.policy.clock_skew
         # Date has whole seconds: the store's time lay in [date, date + 1 s) somewhere between sent and received.
         behind, ahead = date - received, sent - (date + timedelta(seconds=1))
+        self._off = timedelta(0)
         if max(behind, ahead) > skew:
+            self._off = behind if behind > ahead else -ahead
             side = "behind" if behind > ahead else "ahead of"
             faults.append(
                 f"this machine's clock is {text(timedelta(seconds=int(max(behind, ahead).total_seconds())))} {side} the"
                 f" store's; clock_skew is {text(skew)}. Nothing time-based happens until it is set (NTP)."
             )
 
-    def look_in_public(self, document: PublicDocument, world: World) -> tuple[list[jwks.PublicSet], str | None]:
-        """The sets that verifiers get, one per URL (or the origin's), and what is wrong with any of them."""
+    def look_in_public(self, document: PublicDocument, world: World) -> tuple[list[Seen], str | None]:
+        """What verifiers get, one for each URL (or the origin's), and what is wrong with any of them."""
         if not document.urls:
             if document.name not in world.read_back:
                 self.read_again(document, world)
-            seen = world.seen[document.name].jwks
-            return ([seen] if seen else []), None
+            seen = world.seen[document.name]
+            return ([seen] if seen.jwks or document.discovery else []), None
         found = []
         for url in document.urls:
             try:
@@ -152,9 +197,9 @@ class Observer:
             if fault:
                 return [], fault
             keys = jwks.parse(fetched.body)
-            if keys is None:
+            if keys is None and not document.discovery:
                 return [], f"{url} does not serve a JWKS"
-            found.append(keys)
+            found.append(Seen(exists=True, jwks=keys, cache_control=fetched.cache_control, body=fetched.body))
         return found, None
 
     def _freshness_fault(self, url: str, fetched: Fetched) -> str | None:
@@ -212,6 +257,7 @@ def as_seen(document: Document | None) -> Seen:
         jwks=jwks.parse(document.body),
         cache_control=headers.cache_control,
         content_type=headers.content_type,
+        body=document.body,
     )
 
 

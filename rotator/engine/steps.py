@@ -8,14 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from rotator.engine.observe import as_seen
 from rotator.errors import AccessDenied, RotatorError, StoreError
-from rotator.keys import facts, jwks
+from rotator.keys import discovery, facts, jwks
 from rotator.keys import plan as planning
 from rotator.keys.algorithms import algorithm
 from rotator.keys.keyring import Event, Key, Keyring
 from rotator.keys.material import verify
-from rotator.keys.publication import Seen, called, foreign, guard, project
-from rotator.ports import Headers, Intent, KeyRef
+from rotator.keys.publication import called, foreign, guard, holds, project
+from rotator.ports import Document, Headers, Intent, KeyRef
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,7 +63,7 @@ class Steps:
         self.keyset = keyset
         self._ledger, self._observer, self._public, self._keys, self._cdn = ledger, observer, public, keys, cdn
         self._clock, self._report, self._nonce = clock, report, nonce
-        self._documents = {document.name: document for document in keyset.documents}
+        self._documents = {document.name: document for document in keyset.written}
         self._table: dict[type[Step], Callable[..., None]] = {
             planning.Intend: self._intend,
             planning.Attempt: self._attempt,
@@ -79,6 +80,7 @@ class Steps:
             planning.ClearPointer: self._clear_pointer,
             planning.Fence: self._fence,
             planning.EndSuccession: self._end_succession,
+            planning.Lapse: self._lapse,
             planning.Extend: self._extend,
             planning.Disable: self._disable,
             planning.Withdraw: self._withdraw,
@@ -113,8 +115,8 @@ class Steps:
         world.ring, world.version = self._ledger.replace(ring, world.ring.revision, world.version)
 
     def now(self, ring: Keyring) -> datetime:
-        """The clock for facts: never before a fact that is recorded already."""
-        return max(self._clock(), ring.newest_fact())
+        """The clock for facts: never before a fact that is recorded already, nor off where the store knows better."""
+        return max(self._observer.now(), ring.newest_fact())
 
     def _warn(self, step: str, reason: str, document: str | None = None) -> None:
         self._report(Report(self.keyset.name, step, reason, self._clock(), document=document, level="warning"))
@@ -153,6 +155,7 @@ class Steps:
             world.attempts.add(key.attempt)
         jwk = jwks.public_jwk(stored.spki, row, policy.kid)
         self.commit(world, facts.created(world.ring, key.id, jwk, stored.handle, self.now(world.ring)), step)
+        world.entering |= {(document.name, key.id) for document in self.keyset.written}
 
     # -- the steps: public documents -----------------------------------------------------------------------------
 
@@ -165,16 +168,8 @@ class Steps:
 
     def _publish(self, step: Step, world: World) -> None:
         document = self._documents[step.document or ""]
-        seen, version = world.seen[document.name], world.versions[document.name]
-        served = world.ring.documents[document.name]
-        keys = project(world.ring, document, seen, self.keyset.policy.max_keys)
-        guard(world.ring, self.keyset, document, keys, seen)
-        for stranger in foreign(world.ring, seen):
-            fate = (
-                "kept beside ours until 'rotator drop'" if stranger in keys else "gave way: there is no room (max_keys)"
-            )
-            self._warn("foreign-keys", f"{called(stranger)} {fate}", document.name)
-        body = jwks.serialize(keys, world.ring.revision)
+        version, served = world.versions[document.name], world.ring.documents[document.name]
+        body = self._body(document, world)
         headers = Headers(served.content_type, served.cache_control)
         try:
             if version is None:
@@ -189,9 +184,8 @@ class Steps:
                 raise exc from None
             version = there.version
         world.versions[document.name] = version
-        world.seen[document.name] = Seen(
-            exists=True, jwks=jwks.parse(body), cache_control=headers.cache_control, content_type=headers.content_type
-        )
+        world.entering = {pair for pair in world.entering if pair[0] != document.name}
+        world.seen[document.name] = as_seen(Document(body, version, headers))
         world.read_back.discard(document.name)
         if self._cdn and not served.invalidate_due:
             try:
@@ -200,11 +194,43 @@ class Steps:
                 # A courtesy: the gates count on ages alone.
                 self._warn("invalidate", str(exc), document.name)
 
+    def _body(self, document: PublicDocument, world: World) -> bytes:
+        """What ``document`` is to hold.
+
+        Raises:
+            Refused: a guard would break.
+        """
+        seen = world.seen[document.name]
+        keys = [] if document.discovery else project(world.ring, document, seen, self.keyset.policy.max_keys)
+        if not document.discovery:
+            guard(world.ring, self.keyset, document, keys, seen)
+        for stranger in foreign(world.ring, seen):
+            fate = (
+                "kept beside ours until 'rotator drop'" if stranger in keys else "gave way: there is no room (max_keys)"
+            )
+            self._warn("foreign-keys", f"{called(stranger)} {fate}", document.name)
+        if self._may_have_lost(document, world):
+            # Whoever saw the key there, and stalls, must not record that once the document is put right.
+            self.commit(world, world.ring)
+        if document.discovery:
+            # Planned only where there is one to write.
+            return discovery.project(world.ring, document.discovery) or b""
+        return jwks.serialize(keys, world.ring.revision)
+
+    def _may_have_lost(self, document: PublicDocument, world: World) -> bool:
+        """Whether ``document`` may have held a waiting key that it lacks, and the ledger does not know yet."""
+        seen = world.seen[document.name]
+        return any(
+            key.standby and key.jwk and not key.founding and document.shows(key.alg) and not holds(document, key, seen)
+            for key in world.ring.keys
+            if (document.name, key.id) not in world.entering
+        )
+
     def _note_published(self, step: planning.NotePublished, world: World) -> None:
         document = self._documents[step.document or ""]
         wanted = [key for key in world.ring.keys if key.id in step.keys]
         sets, fault = self._observer.look_in_public(document, world)
-        found = [key.id for key in wanted if sets and all(key.kid in kids.kids() for kids in sets)]
+        found = [key.id for key in wanted if sets and all(holds(document, key, seen) for seen in sets)]
         if not found or len(found) < len(wanted):
             names = ", ".join(key.name for key in wanted if key.id not in found)
             world.unseen[document.name] = fault or f"{_places(document)} does not show {names} yet"
@@ -216,8 +242,8 @@ class Steps:
         document = self._documents[step.document or ""]
         # What was read before the ledger may only be older than the ledger: look again before calling it drift.
         self._observer.read_again(document, world)
-        kids = world.seen[document.name].kids()
-        lost = [key.id for key in world.ring.keys if key.id in step.keys and key.kid not in kids]
+        seen = world.seen[document.name]
+        lost = [key.id for key in world.ring.keys if key.id in step.keys and not holds(document, key, seen)]
         if lost:
             self.commit(world, facts.unpublished(world.ring, document.name, lost), step)
 
@@ -261,7 +287,7 @@ class Steps:
             sets, fault = self._observer.look_in_public(document, world)
             if fault:
                 raise StoreError(f"Key set {self.keyset.name}: {key.kid} is not promoted: {fault}.")
-            copies += [keys.key(key.kid or "") for keys in sets]
+            copies += [seen.jwks.key(key.kid or "") if seen.jwks else None for seen in sets]
         return copies
 
     def _prove(self, key: Key, copies: Sequence[jwks.Jwk | None]) -> None:
@@ -322,6 +348,9 @@ class Steps:
             world.pointers[alg] = self._keys.clear_pointer(self.keyset.name, algorithm(alg), pointer)
         ring = facts.ended(world.ring, self.keyset.policy, alg, pointer.id, self.now(world.ring))
         self.commit(world, ring, step)
+
+    def _lapse(self, step: Step, world: World) -> None:
+        self.commit(world, world.ring.with_succession(step.alg or "", retire_requested_at=None), step)
 
     def _extend(self, step: planning.Extend, world: World) -> None:
         self.commit(world, facts.extended(world.ring, self.keyset.policy, step.keys), step)

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from rotator.errors import Refused
 from rotator.keys.keyring import Key, Keyring, Stage
 from rotator.keys.policy import KeySet, Policy, PublicDocument, text
-from rotator.keys.publication import Seen, difference, foreign, newer
+from rotator.keys.publication import Seen, difference, foreign, holds, newer, stranger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
 _DAY = timedelta(days=1)
@@ -30,6 +30,9 @@ _DAY = timedelta(days=1)
 #: How often a store that can be left with keys no ledger knows is looked through, and how old such a key must be.
 SWEEP_EVERY = timedelta(hours=6)
 STRAY_AGE = timedelta(hours=1)
+
+#: How long a request to end an algorithm outlives a configuration that names it: workers may still have the old one.
+LAPSE = _DAY
 
 #: Retired keys of one algorithm that stay in the ledger, for people to see.
 RETIRED_SHOWN = 2
@@ -50,6 +53,9 @@ class Observed:
     """Document name → why its public URLs did not show what they should in this tick."""
     failed: frozenset[tuple[str, str]] = frozenset()
     """(step, what it is about) of steps that failed in this tick: other keys and documents must not wait for them."""
+    unread: frozenset[str] = frozenset()
+    """Names of documents that could not be read: what they hold is unknown. A pointer that could not be read is not
+    among ``pointers``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +136,7 @@ class Unpublish(Look):
 
 
 class CancelPromotion(Step):
-    """Fence stalled workers and take back a promotion whose key is no longer published."""
+    """Fence stalled workers and take back a promotion whose key is no longer published, or whose gate moved away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +164,10 @@ class Fence(Step):
 
 class EndSuccession(Step):
     """Clear the pointer of an algorithm that a person ended."""
+
+
+class Lapse(Step):
+    """Forget a person's request to end an algorithm that the configuration goes on naming."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,6 +247,18 @@ class View:
         """The document as observed."""
         return self.observed.documents.get(document.name, _NOTHING)
 
+    @cached_property
+    def documents(self) -> tuple[PublicDocument, ...]:
+        """The documents that could be read."""
+        return tuple(each for each in self.keyset.written if each.name not in self.observed.unread)
+
+    def blind(self, alg: str) -> bool:
+        """Whether the pointer of ``alg``, or a document that shows it, could not be read: only a revoke goes on."""
+        unread = self.observed.unread
+        return alg not in self.observed.pointers or any(
+            document.name in unread for document in self.keyset.gates_of(alg)
+        )
+
     def pointer_is_right(self, alg: str) -> bool:
         """Whether the pointer was read in this tick and names the current key, or none where there is none."""
         current = self.current.get(alg)
@@ -283,7 +305,7 @@ def gate(keyset: KeySet, key: Key) -> datetime | None:
     if key.founding or key.published_at is None:
         return key.published_at
     moments = []
-    for document in keyset.documents_of(key.alg):
+    for document in keyset.gates_of(key.alg):
         if document.name not in key.published:
             return None
         moments += [key.published[document.name] + keyset.policy.prepublish, key.ready[document.name]]
@@ -309,30 +331,37 @@ def withdraw_at(policy: Policy, key: Key, superseded_at: datetime) -> datetime:
 # -- what must never happen --------------------------------------------------------------------------------------
 
 
-def _ledger_explains_the_world(v: View) -> Iterator[Finding]:
-    for alg, pointed in v.observed.pointers.items():
-        if pointed is not None and not v.ring.remembers(pointed):
+def explain(ring: Keyring, keyset: KeySet, observed: Observed) -> None:
+    """Pass only a ledger that can have made the world as it is observed.
+
+    Raises:
+        Refused: the ledger is older than the world, or a public document stands where none may be.
+    """
+    for alg, pointed in observed.pointers.items():
+        if pointed is not None and not ring.remembers(pointed):
             raise Refused(
-                f"Key set {v.keyset.name}: issuers follow a {alg} key (intent {pointed}) that the ledger does not know:"
-                " the ledger is older than the world. Nothing was changed. Restore the newest ledger (README, 'Lost"
+                f"Key set {keyset.name}: issuers follow a {alg} key (intent {pointed}) that the ledger does not know:"
+                " the ledger is older than the world. Nothing was changed. Run 'rotator recover' (README, 'Lost"
                 " ledger')."
             )
-    for document in v.keyset.documents:
-        seen = v.seen(document)
+    for document in keyset.documents:
+        seen = observed.documents.get(document.name, _NOTHING)
         # The document was read before the ledger: it cannot come from a revision that the ledger has yet to reach.
-        if seen.jwks and newer(v.ring, seen):
+        if seen.jwks and newer(ring, seen):
             raise Refused(
-                f"Key set {v.keyset.name}: {document.path} was made from ledger revision {seen.jwks.revision}, but the"
-                f" ledger is at {v.ring.revision}: the ledger is older than the world. Nothing was changed. Restore the"
-                " newest ledger (README, 'Lost ledger')."
+                f"Key set {keyset.name}: {document.path} was made from ledger revision {seen.jwks.revision}, but the"
+                f" ledger is at {ring.revision}: the ledger is older than the world. Nothing was changed. Run 'rotator"
+                " recover' (README, 'Lost ledger')."
             )
-    if v.ring.founded_at is None:
-        for document in v.keyset.documents:
-            if v.seen(document).exists:
-                raise Refused(
-                    f"Key set {v.keyset.name}: a public document that this ledger never wrote stands at"
-                    f" {document.path}. Nothing was changed. Move it away, or choose another path."
-                )
+        if seen.exists and ring.founded_at is None:
+            raise Refused(
+                f"Key set {keyset.name}: a public document that this ledger never wrote stands at {document.path}."
+                " Nothing was changed. Move it away, or choose another path."
+            )
+
+
+def _ledger_explains_the_world(v: View) -> Iterator[Finding]:
+    explain(v.ring, v.keyset, v.observed)
     yield from ()
 
 
@@ -341,7 +370,7 @@ def _ledger_explains_the_world(v: View) -> Iterator[Finding]:
 
 def _fence(v: View) -> Iterator[Finding]:
     for key in v.ring.keys:
-        if key.fence_due and not v.failed("fence", key.id):
+        if key.fence_due and key.alg in v.observed.pointers and not v.failed("fence", key.id):
             yield Fence(
                 alg=key.alg, key=key.id, kid=key.kid, reason="it was revoked while a worker may be promoting it"
             )
@@ -356,7 +385,9 @@ def _pointer(v: View) -> Iterator[Finding]:
             if not v.failed("activate", promoting.id):
                 yield Activate(alg=alg, key=promoting.id, kid=promoting.kid, reason="the pointer already names it")
         elif current:
-            if not v.failed("repair-pointer", current.id):
+            if v.blind(alg) and not _revoked(v, pointed):
+                yield Wait("repair-pointer", "a document that shows its keys cannot be read", alg=alg, kid=current.kid)
+            elif not v.failed("repair-pointer", current.id):
                 yield RepairPointer(
                     alg=alg, key=current.id, kid=current.kid, reason=f"the pointer names {_naming(v, pointed)} instead"
                 )
@@ -366,30 +397,40 @@ def _pointer(v: View) -> Iterator[Finding]:
             yield ClearPointer(alg=alg, reason=f"{_naming(v, pointed)} must not sign, and no other key may yet")
 
 
+def _revoked(v: View, key_id: str | None) -> bool:
+    key = v.ring.key(key_id) if key_id else None
+    return bool(key and key.revoked_at)
+
+
 def _end_succession(v: View) -> Iterator[Finding]:
     for alg, succession in v.ring.successions.items():
-        if succession.retire_requested_at and alg in v.policy.algorithms:
-            yield Wait("end-succession", "a person asked to end it, but the configuration names it again", alg=alg)
-        elif succession.retire_requested_at and alg in v.observed.pointers:
-            yield EndSuccession(
-                alg=alg, reason=f"a person ended it at {succession.retire_requested_at:%Y-%m-%d %H:%M}Z"
-            )
+        asked_at = succession.retire_requested_at
+        if asked_at is None:
+            continue
+        if alg not in v.policy.algorithms:
+            if alg in v.observed.pointers:
+                yield EndSuccession(alg=alg, reason=f"a person ended it at {asked_at:%Y-%m-%d %H:%M}Z")
+        elif v.now >= asked_at + LAPSE and not v.patient:
+            # Left where it is, it would strike a year later, when the configuration drops the algorithm again.
+            yield Lapse(alg=alg, reason="a person asked to end it, but the configuration has named it for a day since")
+        else:
+            reason = "a person asked to end it, but the configuration names it again"
+            yield Wait("end-succession", reason, asked_at + LAPSE, alg)
 
 
 # -- the public documents: who is known --------------------------------------------------------------------------
 
 
 def _restored(v: View) -> Iterator[Finding]:
-    for document in v.keyset.documents:
-        kids = v.seen(document).kids()
-        exists = v.seen(document).exists
+    for document in v.documents:
+        seen = v.seen(document)
         lost = [
             key
             for key in v.ring.keys
             if key.standby
             and document.shows(key.alg)
-            and key.kid not in kids
-            and (document.name in key.published or (key.founding and exists))
+            and not holds(document, key, seen)
+            and (document.name in key.published or (key.founding and seen.exists))
         ]
         if lost:
             names = ", ".join(key.name for key in lost)
@@ -403,17 +444,23 @@ def _restored(v: View) -> Iterator[Finding]:
 
 def _cancel_promotion(v: View) -> Iterator[Finding]:
     for alg, key in v.promoting.items():
-        if not key.forced and not key.published_at:
-            yield CancelPromotion(alg=alg, key=key.id, kid=key.kid, reason="its key is no longer seen in public")
+        if key.forced or not key.promoting_at or alg not in v.observed.pointers:
+            continue
+        opens = gate(v.keyset, key)
+        if opens is None or opens > key.promoting_at:
+            why = "its key is no longer seen in public" if opens is None else "the policy grew and closed its gate"
+            yield CancelPromotion(alg=alg, key=key.id, kid=key.kid, reason=why)
 
 
 def _headers(v: View) -> Iterator[Finding]:
     if v.ring.founded_at is None:
         return
-    for document in v.keyset.documents:
+    for document in v.documents:
         facts, seen = v.ring.documents.get(document.name), v.seen(document)
-        wanted = v.policy.cache_control
-        if facts is None or (facts.cache_control, facts.content_type) != (wanted, v.keyset.content_type):
+        wanted, content_type = v.policy.cache_control, v.keyset.content_type_of(document.name)
+        if stranger(v.ring, document, seen):
+            continue
+        if facts is None or (facts.cache_control, facts.content_type) != (wanted, content_type):
             yield Serve(document=document.name, cache_control=wanted, reason="the policy's headers changed")
         elif seen.exists and not any(
             served.cache_control == seen.cache_control and served.until is None for served in facts.served
@@ -427,7 +474,7 @@ def _headers(v: View) -> Iterator[Finding]:
 
 
 def _found(v: View) -> Iterator[Finding]:
-    if v.ring.founded_at is None:
+    if v.ring.founded_at is None and not v.observed.unread:
         made = {key.alg for key in v.ring.keys if key.public}
         if made.issuperset(v.policy.algorithms):
             yield Found(reason=f"every algorithm has its first key: {', '.join(v.policy.algorithms)}")
@@ -436,20 +483,23 @@ def _found(v: View) -> Iterator[Finding]:
 def _publish(v: View) -> Iterator[Finding]:
     if v.ring.founded_at is None:
         return
-    for document in v.keyset.documents:
+    for document in v.documents:
         fault = difference(v.ring, document, v.seen(document), v.policy.max_keys)
-        if fault and not v.failed("publish", document.name):
+        if fault and (theirs := stranger(v.ring, document, v.seen(document))):
+            yield Wait("publish", f"{document.path} {theirs}")
+        elif fault and not v.failed("publish", document.name):
             yield Publish(document=document.name, reason=f"{document.path}: {fault}")
 
 
 def _activate(v: View) -> Iterator[Finding]:
     for alg, key in v.promoting.items():
-        if key.published_at and alg in v.observed.pointers and not v.failed("activate", key.id):
+        ready = key.published_at and alg in v.observed.pointers and (key.forced or not v.blind(alg))
+        if ready and not v.failed("activate", key.id):
             yield Activate(alg=alg, key=key.id, kid=key.kid, reason="its promotion is under way")
 
 
 def _invalidate(v: View) -> Iterator[Finding]:
-    for document in v.keyset.documents:
+    for document in v.documents:
         facts = v.ring.documents.get(document.name)
         # While the origin still holds the revoked key, a CDN would only fetch it again.
         failed = v.failed("invalidate", document.name) or v.failed("publish", document.name)
@@ -462,7 +512,7 @@ def _note_gone(v: View) -> Iterator[Finding]:
         if key.revoked_at is None or key.kid is None:
             continue
         for document in v.keyset.documents_of(key.alg):
-            if document.name in key.gone or v.failed("publish", document.name):
+            if document.name in key.gone or document.name in v.observed.unread or v.failed("publish", document.name):
                 continue
             if v.failed("note-gone", document.name):
                 yield Wait("note-gone", v.observed.unseen.get(document.name, ""), alg=key.alg, kid=key.kid)
@@ -498,17 +548,19 @@ def _create(v: View) -> Iterator[Finding]:
 
 
 def _note_published(v: View) -> Iterator[Finding]:
-    for document in v.keyset.documents:
-        kids = v.seen(document).kids()
+    for document in v.keyset.written:
+        seen = v.seen(document)
         fresh = [
             key
             for key in v.ring.keys
-            if key.standby and key.kid in kids and document.shows(key.alg) and _unseen(v, key, document)
+            if key.standby and document.shows(key.alg) and holds(document, key, seen) and _unseen(v, key, document)
         ]
-        if not fresh:
+        if not fresh or stranger(v.ring, document, seen):
             continue
-        if v.patient or document.name in v.observed.unseen:
-            reason = v.patient or v.observed.unseen[document.name]
+        # Where nobody may sign after a revoke, a clock that is off does not delay the first key that is seen.
+        patient = None if any(v.ring.succession(key.alg).forced_at for key in fresh) else v.patient
+        if patient or document.name in v.observed.unseen:
+            reason = patient or v.observed.unseen[document.name]
             yield from (Wait("note-published", reason, alg=key.alg, kid=key.kid) for key in fresh)
         else:
             yield NotePublished(
@@ -516,8 +568,14 @@ def _note_published(v: View) -> Iterator[Finding]:
                 keys=tuple(key.id for key in fresh),
                 alg=fresh[0].alg,
                 kid=fresh[0].kid,
-                reason=f"{document.path} holds {', '.join(key.name for key in fresh)}",
+                reason=f"{document.path} {_shown(document, fresh)}",
             )
+
+
+def _shown(document: PublicDocument, keys: Sequence[Key]) -> str:
+    if document.discovery:
+        return f"lists {', '.join(dict.fromkeys(key.alg for key in keys))}"
+    return f"holds {', '.join(key.name for key in keys)}"
 
 
 def _unseen(v: View, key: Key, document: PublicDocument) -> bool:
@@ -532,6 +590,8 @@ def _promote(v: View) -> Iterator[Finding]:
         succession, current = v.ring.succession(alg), v.current.get(alg)
         if alg in v.promoting or (alg not in v.policy.algorithms and not succession.forced_at):
             continue
+        if v.blind(alg):
+            continue
         ready = [(at, key) for key in v.ring.of(alg) if key.standby and (at := gate(v.keyset, key))]
         if succession.forced_at:
             # A person revoked the only key that could sign: whatever is in public is better than nothing.
@@ -541,7 +601,7 @@ def _promote(v: View) -> Iterator[Finding]:
         opens, key = min(ready, key=lambda pair: (pair[0], pair[1].id))
         due, why = _promotion_due(v, current, succession.rotate_requested_at)
         at = max(opens, due)
-        if v.now >= at and not v.patient:
+        if succession.forced_at or (v.now >= at and not v.patient):
             yield Promote(alg=alg, key=key.id, kid=key.kid, forced=bool(succession.forced_at), reason=why)
         elif v.now >= at:
             yield Wait("promote", v.patient or "", alg=alg, kid=key.kid)
@@ -620,7 +680,9 @@ def _withdraw(v: View) -> Iterator[Finding]:
 
 def _destroy(v: View) -> Iterator[Finding]:
     for key in v.ring.keys:
-        if key.destroyed_at or not (key.withdrawn_at or key.revoked_at) or not v.pointer_is_right(key.alg):
+        if key.destroyed_at or not (key.withdrawn_at or key.revoked_at):
+            continue
+        if v.blind(key.alg) or not v.pointer_is_right(key.alg):
             continue
         documents = v.keyset.documents_of(key.alg)
         if key.revoked_at and not all(document.name in key.gone for document in documents):
@@ -630,7 +692,8 @@ def _destroy(v: View) -> Iterator[Finding]:
 
 
 def _forget(v: View) -> Iterator[Finding]:
-    for alg in v.algorithms:
+    # Also of an algorithm that ended altogether.
+    for alg in dict.fromkeys(key.alg for key in v.ring.keys):
         gone = sorted((at, key.id) for key in v.ring.of(alg) if (at := key.destroyed_at))
         if len(gone) > RETIRED_SHOWN:
             old = tuple(key_id for _, key_id in gone[:-RETIRED_SHOWN])

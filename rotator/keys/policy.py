@@ -18,6 +18,7 @@ from rotator.errors import ConfigurationError
 from rotator.keys.algorithms import RSA_BITS, algorithm
 
 if TYPE_CHECKING:
+    from rotator.keys.discovery import Discovery
     from rotator.keys.jwks import KidFormat
 
 ZERO = timedelta(0)
@@ -177,6 +178,8 @@ class PublicDocument:
     urls: tuple[str, ...] = ()
     algorithms: frozenset[str] | None = None
     """The algorithms it shows; ``None``: all."""
+    discovery: Discovery | None = None
+    """What it says as an issuer's discovery document; ``None``: it is a JWKS."""
 
     def shows(self, alg: str) -> bool:
         """Whether keys of ``alg`` belong into this document."""
@@ -190,7 +193,9 @@ class KeySet:
     name: str
     policy: Policy
     documents: tuple[PublicDocument, ...] = field(default=())
+    """Every JWKS: the main one and its views."""
     content_type: str = "application/jwk-set+json"
+    discovery: PublicDocument | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -198,9 +203,22 @@ class KeySet:
                 f"Key set name {self.name!r}: use 1 to 63 of a-z, 0-9, '_' and '-', beginning with a letter or digit."
             )
 
+    @property
+    def written(self) -> tuple[PublicDocument, ...]:
+        """Every public document; the one that leads to others comes last."""
+        return (*self.documents, self.discovery) if self.discovery else self.documents
+
     def documents_of(self, alg: str) -> tuple[PublicDocument, ...]:
-        """The documents that must hold a key of ``alg`` before it signs."""
+        """Every JWKS in which the keys of ``alg`` stand."""
         return tuple(document for document in self.documents if document.shows(alg))
+
+    def gates_of(self, alg: str) -> tuple[PublicDocument, ...]:
+        """The documents that must show a key of ``alg`` (or list ``alg``) before it signs."""
+        return tuple(document for document in self.written if document.shows(alg))
+
+    def content_type_of(self, document: str) -> str:
+        """The ``Content-Type`` that the document of this name is served with (RFC 7517 section 8.5, RFC 8414)."""
+        return "application/json" if self.discovery and self.discovery.name == document else self.content_type
 
 
 def staleness_of(cache_control: str | None, tiers: int = 1) -> timedelta:
@@ -251,14 +269,14 @@ def text(duration: timedelta) -> str:
     """``duration`` as people write it: ``30d``, ``1h5m``, ``90s`` as ``1m30s``."""
     if duration < ZERO:
         return f"-{text(-duration)}"
-    seconds = duration.total_seconds()
     parts = []
-    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        count, seconds = divmod(seconds, size)
+    for unit, size in (("d", _DAY), ("h", _DAY / 24), ("m", _DAY / 1_440)):
+        count, duration = divmod(duration, size)
         if count:
-            parts.append(f"{int(count)}{unit}")
-    if seconds or not parts:
-        parts.append(f"{seconds:g}s")
+            parts.append(f"{count}{unit}")
+    if duration or not parts:
+        # Whole microseconds, never 1e-06: what is written here can be read by parse_duration.
+        parts.append(f"{duration.total_seconds():.6f}".rstrip("0").rstrip(".") + "s")
     return "".join(parts)
 
 
