@@ -6,7 +6,7 @@ not need is not imported, and no client is built before its first call.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rotator.keys.policy import KeySet
     from rotator.ports import AdoptingKeyStore, Cdn, DocumentStore
     from rotator.settings import Configuration, Location
+    from rotator.signer import Signer
 
 
 def now() -> datetime:
@@ -179,6 +180,32 @@ def secret_value(configuration: Configuration, name: str) -> bytes:
     from rotator.stores.secretsmanager import value_of
 
     return value_of(_client(configuration, "secretsmanager"), name)
+
+
+def signer(configuration: Configuration, keyset: KeySet, alg: str) -> Signer:
+    """What signs with the current key of one algorithm, found as issuers find it; the pointer has been read.
+
+    Raises:
+        NoCurrentKey: no key was promoted yet.
+        RotatorError: as :meth:`rotator.signer.Signer.open`.
+    """
+    from rotator.keys.algorithms import algorithm
+    from rotator.signer import Signer
+    from rotator.signer.sources import source
+
+    keys = configuration.keys
+    found = source(
+        keys,
+        keyset.name,
+        algorithm(alg),
+        clients=lambda service: _client(configuration, service)(),
+        pointers=_documents(configuration, configuration.ledger, private=True) if keys.scheme == "kms" else None,
+        passphrase=configuration.passphrase,
+    )
+    policy = keyset.policy
+    # Who asks for it signs at once: a signer_lag of nothing would leave no time for that.
+    lag = max(policy.signer_lag, timedelta(minutes=1))
+    return Signer(found, signer_lag=lag, token_lifetime=policy.token_lifetime, background=False)
 
 
 def public_directory(configuration: Configuration) -> Path | None:

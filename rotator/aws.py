@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import threading
 from contextlib import contextmanager
 from datetime import UTC
@@ -54,15 +55,18 @@ def _session() -> Any:
 
 
 @functools.cache
-def client(
+def client(  # noqa: PLR0913 - what tells one client from another, by name
     service: str,
     region: str | None = None,
     endpoint: str | None = None,
     *,
     path_style: bool = False,
     attempts: int = 3,
+    session: Any = None,
 ) -> Any:
     """The one client of ``service``: connect 3 s, read 10 s, ``attempts`` attempts; built once per process.
+
+    ``session`` is a boto3 session that has the credentials; by default the SDK finds them.
 
     Raises:
         ConfigurationError: no region is configured.
@@ -79,12 +83,23 @@ def client(
     )
     try:
         with _building:
-            return _session().client(service, region_name=region, endpoint_url=endpoint, config=config)
+            return (session or _session()).client(service, region_name=region, endpoint_url=endpoint, config=config)
     except (BotoCoreError, ValueError) as exc:
         raise ConfigurationError(
             f"Cannot build a client for AWS {service}: {str(exc).rstrip('.')}. "
             "Set the region and credentials (AWS_REGION, a profile or a role)."
         ) from exc
+
+
+def _forget() -> None:
+    """A forked child shares neither its parent's connections nor a lock that a thread of its parent held."""
+    global _building  # noqa: PLW0603 - the lock of this process, whichever it is
+    _building = threading.Lock()
+    _session.cache_clear()
+    client.cache_clear()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 @contextmanager

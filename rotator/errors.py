@@ -30,6 +30,14 @@ class Damaged(Refused):
     """What stands in the place of the ledger is none, or half of one: ``rotator recover`` brings one back."""
 
 
+class NoCurrentKey(Refused):
+    """The pointer names no key: none was promoted yet, or the algorithm was retired. Nothing was signed."""
+
+
+class Stale(Refused):
+    """The pointer was not read for ``signer_lag``: another key may be current. Nothing is signed until it is read."""
+
+
 class StoreError(RotatorError):
     """A store did not answer, or answered with a fault that may pass. The effect may have been applied."""
 

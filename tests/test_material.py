@@ -496,3 +496,14 @@ def test_the_private_keys_of_rfc_7517() -> None:
     for symmetric in json.loads((VECTORS / "rfc" / "rfc7517_A.3.jwkset").read_text("utf-8"))["keys"]:
         with pytest.raises(ConfigurationError, match="unknown kind"):
             material.load_private_jwk(symmetric)
+
+
+@pytest.mark.parametrize("alg", ["ES256", "ES384", "ES512"])
+def test_an_ecdsa_signature_of_any_length_is_split_as_a_parser_would(alg: str) -> None:
+    algorithm = ALGORITHMS[alg]
+    size = algorithm.coordinate_bytes or 0
+    order_bits = {"ES256": 256, "ES384": 384, "ES512": 521}[alg]
+    numbers = [1 << bit for bit in range(order_bits)] + [(1 << bits) - 1 for bits in range(1, order_bits + 1)]
+    for r, s in zip(numbers, reversed(numbers), strict=True):
+        der = encode_dss_signature(r, s)
+        assert material._split(der, size) == material.ecdsa_der_to_jose(der, algorithm)

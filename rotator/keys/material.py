@@ -212,8 +212,8 @@ def signing(private: PrivateKeyTypes, algorithm: Algorithm) -> Callable[[bytes],
         padding, digest = _rsa_padding(algorithm), _hash(algorithm)
         return lambda message: private.sign(message, padding, digest)
     if isinstance(private, ec.EllipticCurvePrivateKey) and CURVES.get(private.curve.name) == algorithm.crv:
-        ecdsa, to_jose = ec.ECDSA(_hash(algorithm)), _to_jose(algorithm)
-        return lambda message: to_jose(private.sign(message, ecdsa))
+        ecdsa, size = ec.ECDSA(_hash(algorithm)), algorithm.coordinate_bytes or 0
+        return lambda message: _split(private.sign(message, ecdsa), size)
     if algorithm.kty in RAW_MEMBERS and isinstance(private, raw_classes(algorithm.key_kind)[0]):
         raw: Callable[[bytes], bytes] = private.sign
         return raw
@@ -254,19 +254,19 @@ def verify(jwk: dict[str, Any], algorithm: Algorithm, message: bytes, signature:
 
 def ecdsa_der_to_jose(der: bytes, algorithm: Algorithm) -> bytes:
     """DER ``ECDSA-Sig-Value`` → r‖s, each of the curve's length (RFC 7518 section 3.4)."""
-    return _to_jose(algorithm)(der)
-
-
-def _to_jose(algorithm: Algorithm) -> Callable[[bytes], bytes]:
     from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
+    r, s = decode_dss_signature(der)
     size = algorithm.coordinate_bytes or 0
+    return r.to_bytes(size, "big") + s.to_bytes(size, "big")
 
-    def to_jose(der: bytes) -> bytes:
-        r, s = decode_dss_signature(der)
-        return r.to_bytes(size, "big") + s.to_bytes(size, "big")
 
-    return to_jose
+def _split(der: bytes, size: int) -> bytes:
+    # As ecdsa_der_to_jose, for DER that OpenSSL made a moment ago: a parser would cost each ES256 token its twentieth.
+    # SEQUENCE { INTEGER r, INTEGER s } (RFC 3279 section 2.2.3), whose length takes a second byte with P-521.
+    r = 4 if der[1] < 0x80 else 5  # noqa: PLR2004 - DER's short form
+    s = r + der[r - 1] + 2
+    return der[r : s - 2][-size:].rjust(size, b"\0") + der[s:][-size:].rjust(size, b"\0")
 
 
 def _number(jwk: dict[str, Any], member: str) -> int:
