@@ -199,6 +199,13 @@ def test_headers_are_compared_with_those_in_the_ledger_and_with_none_where_it_kn
     assert difference(replace(QUIET, documents={}), JWKS, seen(RIGHT, "anything")) is None
 
 
+def test_a_view_without_keys_is_not_begun_and_an_empty_one_is_left() -> None:
+    view = PublicDocument("view", "acme/view.json", algorithms=frozenset({"RS256"}))
+    assert difference(QUIET, view, Seen()) is None
+    assert difference(QUIET, view, seen([])) is None
+    assert difference(QUIET, JWKS, Seen()) == "it is missing"
+
+
 MADE = st.sampled_from([*RIGHT, THEIRS, jwk_of("old"), jwk_of("n") | {"x": "BB"}, {"kty": "oct", "k": "AA"}])
 
 
@@ -263,6 +270,11 @@ def test_a_new_key_is_not_added_where_verifiers_take_no_more() -> None:
     assert written(FRESH, WITH_FRESH, seen([jwk_of("c")]), TIGHT)
     for there in (seen([jwk_of("c"), THEIRS]), seen([]), seen(None), Seen()):
         assert refused(FRESH, [*WITH_FRESH, THEIRS], there, TIGHT) == "it would hold 3 keys; max_keys is 2"
+
+
+def test_a_document_larger_than_we_would_read_ourselves_is_refused() -> None:
+    large = [*RIGHT, THEIRS | {"n": "A" * 1_000_000}]
+    assert refused(QUIET, large, seen(RIGHT)).startswith("it would have 1000")
 
 
 def test_a_document_that_is_too_long_already_may_become_shorter_or_stay() -> None:

@@ -129,7 +129,13 @@ def _facts(look: Outcome | RotatorError, engine: Engine) -> dict[str, Any]:
     return {
         **plan_facts,
         "documents": [
-            {"name": document.name, "path": document.path, "urls": list(document.urls)} for document in keyset.documents
+            {
+                "name": document.name,
+                "path": document.path,
+                "urls": list(document.urls),
+                "shows": [alg for alg in look.ring.algorithms() if document.shows(alg)],
+            }
+            for document in keyset.written
         ],
         "keys": [output.key_facts(key, keyset) for key in ring.keys],
         "forgotten": [

@@ -184,7 +184,7 @@ def _server(configured: Configuration, works: Daemon, port: int | None, *, yield
     from rotator import app
     from rotator.serve import Server, Site
 
-    documents = [(keyset.name, document.path) for keyset in configured.keysets for document in keyset.documents]
+    documents = [(keyset.name, document.path) for keyset in configured.keysets for document in keyset.written]
     site = Site(app.public_documents(configured), documents, _pages(works))
     try:
         return Server(site, configured.server.host, wanted)

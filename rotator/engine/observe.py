@@ -175,7 +175,7 @@ class Observer:
             side = "behind" if behind > ahead else "ahead of"
             faults.append(
                 f"this machine's clock is {text(timedelta(seconds=int(max(behind, ahead).total_seconds())))} {side} the"
-                f" store's; clock_skew is {text(skew)}. Nothing time-based happens until it is set (NTP)."
+                f" store's; clock_skew is {text(skew)}. Rotation waits until it is set (NTP); a revoke does not."
             )
 
     def look_in_public(self, document: PublicDocument, world: World) -> tuple[list[Seen], str | None]:
@@ -234,17 +234,19 @@ class Observer:
         if not document.urls:
             self.read_again(document, world)
             return f"{document.path} still shows it" if kid in world.seen[document.name].kids() else None
+        told = []
         for url in document.urls:
             try:
                 fetched = self._web.fetch(url)
             except StoreError as exc:
-                return str(exc)
+                told.append(str(exc).rstrip("."))
+                continue
             keys = jwks.parse(fetched.body) if fetched else None
-            if keys and kid in keys.kids():
-                left = staleness_of(fetched.cache_control) - fetched.age if fetched else timedelta(0)
-                until = self._clock() + max(left, timedelta(0))
-                return f"{url} still serves it, and may until {until:%Y-%m-%d %H:%M:%S}Z"
-        return None
+            if fetched and keys and kid in keys.kids():
+                left = staleness_of(fetched.cache_control, self.keyset.policy.cache_tiers) - fetched.age
+                until = self.now() + max(left, timedelta(0))
+                told.append(f"{url} still serves it, and may until {until:%Y-%m-%d %H:%M:%S}Z")
+        return "; ".join(told) or None
 
 
 def as_seen(document: Document | None) -> Seen:

@@ -64,7 +64,7 @@ def founded(ring: Keyring, keyset: KeySet, now: datetime) -> Keyring:
     ring = replace(ring, founded_at=now).with_keys(
         (key.id for key in ring.keys if key.public), lambda key: replace(key, founding=True)
     )
-    for document in keyset.documents:
+    for document in keyset.written:
         ring = served(ring, keyset, document.name, keyset.policy.cache_control)
     return ring
 
@@ -73,14 +73,14 @@ def served(
     ring: Keyring, keyset: KeySet, document: str, cache_control: str | None, *, foreign: bool = False
 ) -> Keyring:
     """Copies of ``document`` go out with ``cache_control`` from now on; ``foreign``: somebody else sent it so."""
-    policy = keyset.policy
-    facts = ring.documents.get(document) or DocumentFacts(policy.cache_control, keyset.content_type)
+    policy, content_type = keyset.policy, keyset.content_type_of(document)
+    facts = ring.documents.get(document) or DocumentFacts(policy.cache_control, content_type)
     open_now = [entry for entry in facts.served if entry.until is None and entry.cache_control == cache_control]
     if not open_now:
         entry = Served(cache_control, staleness_of(cache_control, policy.cache_tiers))
         facts = replace(facts, served=(*facts.served, entry))
     if not foreign:
-        facts = replace(facts, cache_control=policy.cache_control, content_type=keyset.content_type)
+        facts = replace(facts, cache_control=policy.cache_control, content_type=content_type)
     return ring.with_document(document, facts)
 
 
@@ -313,7 +313,7 @@ class BlastRadius:
     signed_from: datetime | None
     """Since when it may have signed; ``None``: it never did."""
     tokens_until: datetime | None
-    """The latest ``exp`` of a token that it signed so far, leeway included."""
+    """The latest ``exp`` of a token that it signed, or that an issuer who lags behind may still sign; with leeway."""
     trusted_until: datetime
     """Until when a verifier that obeys the policy may still trust it."""
     heir: str | None
@@ -324,13 +324,17 @@ class BlastRadius:
 
 
 def blast_radius(ring: Keyring, keyset: KeySet, kid: str, now: datetime) -> BlastRadius:
-    """What a revoke of ``kid`` at ``now`` would cost.
+    """What a revoke of ``kid`` at ``now`` would cost, or costs since it was revoked.
 
     Raises:
         Refused: no key of this kid is public.
     """
     key, policy = revocable(ring, keyset, kid), keyset.policy
     signs = key.stage is Stage.CURRENT
+    documents = keyset.documents_of(key.alg)
+    # What was seen to be gone everywhere grows old from then on; until that is seen, copies may go out at any time.
+    over = key.revoked_at is not None and all(document.name in key.gone for document in documents)
+    fetched_until = max(key.gone.values(), default=now) if over else now
     heir = (ring.promoting(key.alg) or successor(ring, key.alg)) if signs else None
     opens = gate(keyset, heir) if heir else None
     staleness = max(
@@ -338,23 +342,23 @@ def blast_radius(ring: Keyring, keyset: KeySet, kid: str, now: datetime) -> Blas
         + [entry.staleness for facts in ring.documents.values() for entry in facts.served if entry.until is None]
     )
     replaced = [entry.until for facts in ring.documents.values() for entry in facts.served if entry.until]
-    trusted_until = max([now + staleness, *replaced]) + policy.verifier_cache
+    trusted_until = max([fetched_until + staleness, *replaced]) + policy.verifier_cache
     early_until = opens if opens and opens > now else None
     signed_from = key.activated_at or key.promoting_at or (key.superseded_at and key.published_at)
     if key.adopted:
         # Others signed with it before: nobody wrote down since when.
         signed_from = None
-    tokens_until = None
+    tokens_until = last_signature = None
     # In the middle of its promotion the pointer may name it already.
-    if key.exposed or key.promoting:
-        lag = max(key.signer_lag, policy.signer_lag)
-        last_signature = now + lag if signs or key.promoting else min(now, (key.superseded_at or now) + lag)
+    if key.exposed or key.promoting_at:
+        stopped_at = key.superseded_at or (key.disabled_at if key.revoked_at else None)
+        last_signature = (stopped_at or now) + max(key.signer_lag, policy.signer_lag)
         tokens_until = (
             last_signature
             + max(key.token_lifetime, policy.token_lifetime)
             + max(key.verifier_leeway, policy.verifier_leeway)
         )
-    said = []
+    said = [f"It was revoked at {_when(key.revoked_at)}: {key.revoke_reason}."] if key.revoked_at else []
     if tokens_until is None:
         said.append("It never signed: no token is affected.")
     elif tokens_until <= now:
@@ -364,10 +368,18 @@ def blast_radius(ring: Keyring, keyset: KeySet, kid: str, now: datetime) -> Blas
             f"Every token it signed since {_when(signed_from)} is rejected from now on (the last would end by"
             f" {_when(tokens_until)}): their holders must log in again."
         )
-    said.append(
-        f"A verifier may trust it until {_when(trusted_until)}: caches for {text(staleness)},"
-        f" then its own for {text(policy.verifier_cache)}; sooner where the CDN is invalidated."
-    )
+    if last_signature and last_signature > now:
+        said.append(
+            f"An issuer that does not read the pointer again may sign with it until {_when(last_signature)}:"
+            " make every issuer read it now."
+        )
+    if trusted_until <= now:
+        said.append(f"No verifier trusts it any more: the last copy of it ended at {_when(trusted_until)}.")
+    else:
+        said.append(
+            f"A verifier may trust it until {_when(trusted_until)}: caches for {text(staleness)},"
+            f" then its own for {text(policy.verifier_cache)}; sooner where the CDN is invalidated."
+        )
     if signs and heir is None:
         said.append("No next key is in public: nothing signs until a new key is made and seen.")
     elif signs and early_until and heir:

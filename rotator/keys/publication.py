@@ -1,17 +1,19 @@
 """What stands in a public document, and what must never be written into one.
 
 A public document is a projection of the ledger: every key that is created and neither withdrawn nor revoked, the
-signing keys first. Keys that somebody else put there stand beside ours until the operator says drop.
+signing keys first. Keys that somebody else put there stand beside ours until the operator says drop. A view shows some
+algorithms alone; the discovery document lists them.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rotator.errors import Refused
-from rotator.keys.jwks import Jwk, PublicSet, is_private, thumbprint, without_private
+from rotator.keys import discovery
+from rotator.keys.jwks import MAX_BYTES, Jwk, PublicSet, is_private, serialize, thumbprint, without_private
 from rotator.keys.keyring import Stage
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ class Seen:
     """``None``: nothing there, or something that is no JWKS."""
     cache_control: str | None = None
     content_type: str | None = None
+    body: bytes = field(default=b"", compare=False, repr=False)
+    """As it stands there: a discovery document is compared whole."""
 
     def kids(self) -> set[str]:
         """The kids seen."""
@@ -58,6 +62,30 @@ def foreign(ring: Keyring, seen: Seen) -> list[Jwk]:
             known.add(kid)
         strangers.append(public)
     return strangers
+
+
+def holds(document: PublicDocument, key: Key, seen: Seen) -> bool:
+    """Whether ``document`` as ``seen`` shows ``key``: its kid stands there, or its alg is listed."""
+    if document.discovery:
+        return key.alg in discovery.listed(seen.body, document.discovery)
+    return key.kid in seen.kids()
+
+
+def stranger(ring: Keyring, document: PublicDocument, seen: Seen) -> str | None:
+    """Why ``document`` is left alone: somebody else's discovery document stands there, and says other things.
+
+    One that this ledger ever wrote is put right instead.
+    """
+    if document.discovery is None or document.name in ring.documents or not seen.exists:
+        return None
+    names = discovery.differing(seen.body, discovery.project(ring, document.discovery) or b"")
+    if names is None or names:
+        what = f"says other things ({', '.join(map(_shown, names))})" if names else "is no JSON object"
+        return (
+            f"was there before rotator wrote it, and {what}: take over what it says into 'members' of the discovery"
+            " document, or move it away"
+        )
+    return None
 
 
 def called(jwk: Jwk) -> str:
@@ -98,14 +126,33 @@ def difference(ring: Keyring, document: PublicDocument, seen: Seen, max_keys: in
 
     Another order alone is no reason: a promotion then costs no write of its own.
     """
+    if document.discovery:
+        body = discovery.project(ring, document.discovery)
+        return (_discovery_difference(body, seen) or _header_difference(ring, document, seen)) if body else None
     wanted = project(ring, document, seen, max_keys)
     if not seen.exists:
-        return "it is missing"
+        # Not one verifier is helped by a view without keys.
+        return "it is missing" if wanted or document.algorithms is None else None
     if seen.jwks is None:
         return "what stands there is not a JWKS"
-    facts = ring.documents.get(document.name)
     if seen.jwks.keys != tuple(wanted) and _bag(seen.jwks.keys) != _bag(wanted):
         return _changes(seen.jwks, wanted)
+    return _header_difference(ring, document, seen)
+
+
+def _discovery_difference(wanted: bytes, seen: Seen) -> str | None:
+    if seen.body == wanted:
+        return None
+    if not seen.exists:
+        return "it is missing"
+    names = discovery.differing(seen.body, wanted)
+    if names is None:
+        return "what stands there is no JSON object"
+    return f"it says other things ({', '.join(map(_shown, names)) or 'in another form'})"
+
+
+def _header_difference(ring: Keyring, document: PublicDocument, seen: Seen) -> str | None:
+    facts = ring.documents.get(document.name)
     if facts and seen.content_type != facts.content_type:
         return f"it is served as {seen.content_type!r:.80}, the policy says {facts.content_type!r}"
     if facts and seen.cache_control != facts.cache_control:
@@ -138,6 +185,9 @@ def _faults(ring: Keyring, keyset: KeySet, document: PublicDocument, keys: Seque
         yield "two keys would have one kid"
     if len(keys) > keyset.policy.max_keys and len(keys) > (len(seen.jwks.keys) if seen.jwks else 0):
         yield f"it would hold {len(keys)} keys; max_keys is {keyset.policy.max_keys}"
+    size = len(serialize(keys, ring.revision))
+    if size > MAX_BYTES:
+        yield f"it would have {size} bytes, and no reader of ours takes more than {MAX_BYTES}"
     for key in shown:
         if key.public and key.kid not in kids:
             yield f"key {key.kid} ({key.stage}) would be missing"

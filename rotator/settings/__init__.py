@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 from rotator import uris
 from rotator.errors import ConfigurationError, Refused
 from rotator.keys.algorithms import ALGORITHMS
-from rotator.keys.policy import KeySet, Policy, PublicDocument
-from rotator.settings import reading
+from rotator.keys.policy import Policy
+from rotator.settings import documents, reading
 from rotator.settings.tables import PolicyTable, Stores, table
 from rotator.uris import Location
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from rotator.keys.policy import KeySet
     from rotator.settings.reading import Faults
     from rotator.settings.tables import Server, Settings
 
@@ -154,8 +155,7 @@ def _keysets(settings: Settings, faults: Faults) -> Iterator[KeySet]:
         if own and not doubtful and not faults.touch("keysets", index, "policy"):
             _check_policy(f"{reading.keyset_name(each.name, index)}.policy", policy.faults(), faults)
         if each.name:
-            document = PublicDocument("jwks", each.path.replace("{name}", each.name), each.public_url)
-            yield KeySet(each.name, policy, (document,), settings.public.content_type)
+            yield documents.keyset(each, index, policy, settings.public.content_type, faults)
         elif not faults.touch("keysets", index, "name"):
             faults.add(f"{reading.keyset_name(None, index)}.name", "is missing.")
 
@@ -176,25 +176,7 @@ def _check_distinct(keysets: Sequence[KeySet], faults: Faults) -> None:
     for name, count in Counter(keyset.name for keyset in keysets).items():
         if count > 1:
             faults.add("keysets", f"{count} are named {name!r}; each needs a name of its own.")
-    paths: dict[str, str] = {}
-    urls: dict[str, str] = {}
-    documents = [(keyset.name, document) for keyset in keysets for document in keyset.documents]
-    for name, document in documents:
-        paths.setdefault(document.path, name)
-        for url in document.urls:
-            owner = urls.setdefault(url, name)
-            if owner != name:
-                faults.add(f"keysets.{name}.public_url", f"key set {owner} names the same URL; each needs its own.")
-    for name, document in documents:
-        names = document.path.split("/")
-        for above in ("/".join(names[: length + 1]) for length in range(len(names))):
-            owner = paths.get(above, name)
-            if owner != name:
-                relation = "is" if above == document.path else "lies below"
-                faults.add(
-                    f"keysets.{name}.path",
-                    f"{document.path} {relation} the path of key set {owner}; each needs its own.",
-                )
+    documents.check_distinct(keysets, faults)
 
 
 def _check_stores(settings: Settings, faults: Faults) -> None:

@@ -183,7 +183,7 @@ def _name(loc: Place, tables: Mapping[str, Any]) -> str:
     variable = PREFIX + DELIMITER.join(names).upper()
     if loc[0] == "keysets" and len(loc) > 1:
         entry = tables["keysets"][loc[1]]
-        name = entry.get("name") if isinstance(entry, dict) and names[-1] != "name" else None
+        name = entry.get("name") if isinstance(entry, dict) and loc[2:] != ("name",) else None
         return ".".join([keyset_name(name, int(loc[1])), *names[1:]])
     return variable if variable in variables() else ".".join(names)
 
@@ -201,6 +201,7 @@ _WANTED = {
     "tuple": "must be a list; in the environment write it as JSON.",
     "dict": "must be a table; in the environment write it as JSON.",
     "model": "must be a table; in the environment write it as JSON.",
+    "missing": "is missing.",
     "literal_error": "must be {expected}.",
     "greater_than_equal": "must be at least {ge}.",
     "less_than_equal": "must be at most {le}.",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rotator import uris
 from rotator.errors import ConfigurationError
+from rotator.keys.algorithms import algorithm
+from rotator.keys.discovery import OURS
 from rotator.keys.jwks import KidFormat  # noqa: TC001 - pydantic reads the annotations
 from rotator.keys.policy import KeySet, Policy, parse_duration, text
 
@@ -21,6 +25,14 @@ if TYPE_CHECKING:
     from pydantic_settings import PydanticBaseSettingsSource
 
 PREFIX, DELIMITER = "ROTATOR_", "__"
+
+#: Names of the public documents that are no views; the ledger knows each document by its name.
+MAIN, DISCOVERY = "jwks", "discovery"
+
+_VIEW = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+
+#: A discovery document is small, and every verifier reads all of it.
+_MEMBERS_LENGTH = 20_000
 
 #: The default of what must be set.
 REQUIRED = ""
@@ -69,6 +81,42 @@ def _keyset_name(value: str) -> str:
 
 def _one_or_more(value: object) -> object:
     return (value,) if isinstance(value, str) else value
+
+
+def _view_name(value: str) -> str:
+    if not _VIEW.fullmatch(value) or value in {MAIN, DISCOVERY}:
+        raise ValueError(
+            f"{uris.quoted(value)} names no view: use 1 to 32 of a-z, 0-9, '_' and '-', not {MAIN} or {DISCOVERY}."
+        )
+    return value
+
+
+def _view_path(value: str) -> str:
+    uris.document_path(value.replace("{view}", "x"))
+    return value
+
+
+def _known(algorithms: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if algorithms == ():
+        raise ValueError("is empty: name at least one algorithm.")
+    for alg in algorithms or ():
+        try:
+            algorithm(alg)
+        except ConfigurationError as exc:
+            raise ValueError(str(exc)) from None
+    return algorithms
+
+
+def _members(members: dict[str, Any]) -> dict[str, Any]:
+    if taken := sorted(OURS & members.keys()):
+        raise ValueError(f"rotator itself says {', '.join(taken)}; leave them out.")
+    try:
+        length = len(json.dumps(members, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        raise ValueError("must be what JSON can hold: text, numbers, true, false, lists and tables.") from None
+    if length > _MEMBERS_LENGTH:
+        raise ValueError(f"has {length} characters as JSON; {_MEMBERS_LENGTH} is the most.")
+    return members
 
 
 def _tags(tags: dict[str, str]) -> dict[str, str]:
@@ -251,6 +299,36 @@ class Server(_Table):
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(default=8765, description="Port there; 0 turns it off.")
 
 
+class ViewTable(_Table):
+    """A further public document of a key set, for verifiers that cannot use every key of it."""
+
+    name: Annotated[str, AfterValidator(_view_name)] = Field(
+        description="Name of the view: 1 to 32 of a-z, 0-9, `_` and `-`, such as `rs256`. The ledger knows it by this"
+        " name."
+    )
+    shows: Annotated[tuple[str, ...], AfterValidator(_known)] = Field(description="The `alg`s that it shows.")
+    path: Annotated[str, AfterValidator(_view_path)] = Field(
+        default="{name}/.well-known/jwks-{view}.json", description="Where it is, below `stores.public`."
+    )
+    public_url: Annotated[tuple[PublicUrl, ...], BeforeValidator(_one_or_more)] = Field(
+        default=(), description="Where verifiers fetch it, as above: it is gated like the main document."
+    )
+
+
+class DiscoveryTable(_Table):
+    """The issuer's discovery document."""
+
+    path: Annotated[str, AfterValidator(uris.document_path)] = Field(
+        default="{name}/.well-known/openid-configuration",
+        description="Where the discovery document is, below `stores.public`. It is fetched as"
+        " `{issuer}/.well-known/openid-configuration`, and its `jwks_uri` is the first `public_url` of the JWKS.",
+    )
+    jwks: str = Field(default=MAIN, description="The document that it leads to: `jwks`, or the name of a view.")
+    members: Annotated[dict[str, Any], AfterValidator(_members)] = Field(
+        default={}, description="Further members of it, such as `authorization_endpoint` or `token_endpoint`."
+    )
+
+
 class KeySetTable(_Table):
     """One issuer's keys."""
 
@@ -268,6 +346,11 @@ class KeySetTable(_Table):
         description="The URL, or list of URLs, where verifiers fetch it: a key counts as published once it is seen at"
         " each. Without one, the store's read-back counts.",
     )
+    shows: Annotated[tuple[str, ...] | None, AfterValidator(_known)] = Field(
+        default=None, description="The `alg`s that the document at `path` shows; by default all."
+    )
+    views: tuple[ViewTable, ...] = ()
+    discovery: DiscoveryTable | None = None
     policy: PolicyTable = Field(default=PolicyTable(), description="Any setting of `[policy]`, for this key set alone.")
 
 
@@ -313,10 +396,10 @@ def leaves(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tupl
     """Every setting below ``model`` with its path; ``[]`` marks a list of tables."""
     for name, field in model.model_fields.items():
         nested = table_of(field)
-        if nested is None or model is KeySetTable:
+        if nested is None or (model is KeySetTable and nested is PolicyTable):
             yield f"{prefix}{name}", field
         else:
-            yield from leaves(nested, f"{prefix}{name}{'[]' if nested is KeySetTable else ''}.")
+            yield from leaves(nested, f"{prefix}{name}{'[]' if nested in (KeySetTable, ViewTable) else ''}.")
 
 
 def table_of(field: FieldInfo) -> type[BaseModel] | None:
@@ -326,7 +409,7 @@ def table_of(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def _shown(default: object) -> str:
-    if default == REQUIRED:
+    if default in (REQUIRED, PydanticUndefined):
         return "required"
     if default is None:
         return "none"
