@@ -647,6 +647,47 @@ def test_a_revoke_that_is_not_over_says_who_still_shows_the_key_and_until_when(
     )
 
 
+def test_a_revoke_that_the_cdn_was_not_told_of_says_that_the_key_is_gone_and_ends_with_1(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator.started()
+    hurry(monkeypatch)
+    kid = operator.keys()["current"]
+
+    class Deaf:
+        def invalidate(self, paths: object, reference: str) -> None:
+            raise StoreError("cloudfront:CreateInvalidation is throttled.")
+
+    monkeypatch.setattr(app, "_cdn", lambda _: Deaf())
+    told = operator.does("revoke", "acme", kid, "--reason", "x", "--yes", "--wait", "9s")
+    assert told.exit_code == 1
+    assert "throttled. Looking again for 9 s" in told.stdout
+    assert f"acme: {kid} is gone from every public URL. A verifier that fetched it before" in told.stdout
+    assert "may trust it until 2026-05-02 04:05:00Z" in told.stdout
+    assert "Error: Key set acme: cloudfront:CreateInvalidation is throttled." in told.stderr
+    monkeypatch.undo()
+    monkeypatch.setattr(app, "now", lambda: operator.now)
+    assert operator.does("revoke", "acme", kid, "--reason", "x", "--yes").exit_code == 0, "by any later tick"
+
+
+def test_a_revoke_that_finds_no_ledger_any_more_is_not_called_over(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator.started()
+    hurry(monkeypatch)
+    kid, revoke = operator.keys()["current"], Engine.revoke
+
+    def and_lose(engine: Engine, *given: str) -> None:
+        revoke(engine, *given)
+        (operator.home / "ledger" / "acme" / "ledger.json").unlink()
+
+    monkeypatch.setattr(Engine, "revoke", and_lose)
+    told = operator.does("revoke", "acme", kid, "--reason", "x", "--yes", "--wait", "9s")
+    assert told.exit_code == 1
+    assert "is revoked, but it is not seen to be gone" in told.stderr
+    assert "there is no ledger" in told.stderr
+
+
 def test_a_revoke_goes_on_after_a_tick_that_failed(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
     operator.started()
     hurry(monkeypatch)

@@ -506,6 +506,11 @@ TRUSTED = (
     " invalidated."
 )
 
+LAGGING = (
+    "An issuer that does not read the pointer again may sign with it until 2026-03-01 {}Z: make every issuer read it"
+    " now."
+)
+
 
 def cost(keys: Iterable[Key], kid: str, **changes: Any) -> facts.BlastRadius:
     radius = facts.blast_radius(ring(*keys, **changes), KEYSET, kid, NOW)
@@ -520,11 +525,12 @@ def test_the_cost_of_the_signing_key_with_an_heir_that_all_know() -> None:
     assert radius.tokens_until == NOW + 3 * HOUR + 5 * MINUTE
     assert radius.trusted_until == NOW + 25 * HOUR + 5 * MINUTE
     assert (radius.heir, radius.early_until) == ("n", None)
-    tokens, trusted, succession = radius.sentences
+    tokens, lag, trusted, succession = radius.sentences
     assert tokens == (
         "Every token it signed since 2026-02-28 12:00:00Z is rejected from now on (the last would end by 2026-03-01"
         " 15:05:00Z): their holders must log in again."
     )
+    assert lag == LAGGING.format("14:00:00")
     assert trusted == TRUSTED
     assert succession == "n takes over at once; every verifier knows it already."
 
@@ -533,7 +539,7 @@ def test_the_cost_of_the_signing_key_with_an_heir_before_its_gate() -> None:
     young = key("n", "next", NOW - HOUR)
     radius = cost([CURRENT, young], "c")
     assert (radius.heir, radius.early_until) == ("n", gate(KEYSET, young))
-    assert radius.sentences[2:] == (
+    assert radius.sentences[3:] == (
         "n takes over at once, before its gate: verifiers may reject it until 2026-03-02 12:07:00Z.",
     )
     at_the_gate = key("n", "next", NOW - POLICY.prepublish)
@@ -543,7 +549,7 @@ def test_the_cost_of_the_signing_key_with_an_heir_before_its_gate() -> None:
 def test_the_cost_of_the_signing_key_without_an_heir() -> None:
     radius = cost([CURRENT, key("m", "made")], "c")
     assert (radius.heir, radius.early_until) == (None, None)
-    assert radius.sentences[2:] == ("No next key is in public: nothing signs until a new key is made and seen.",)
+    assert radius.sentences[3:] == ("No next key is in public: nothing signs until a new key is made and seen.",)
 
 
 def test_a_key_that_is_being_promoted_is_the_heir() -> None:
@@ -560,9 +566,12 @@ def test_the_cost_of_a_key_that_never_signed(stage: str) -> None:
 def test_the_cost_of_a_previous_key_whose_tokens_live() -> None:
     radius = cost([CURRENT, NEXT, key("p", "previous", NOW - HOUR)], "p")
     assert radius.stage is Stage.PREVIOUS
-    assert radius.tokens_until == NOW + HOUR + 5 * MINUTE, "the last of those signed until now"
-    assert len(radius.sentences) == 2
+    assert radius.tokens_until == NOW + 2 * HOUR + 5 * MINUTE, "an issuer may not have read the pointer since"
+    assert radius.sentences[1:] == (LAGGING.format("13:00:00"), TRUSTED)
     assert "must log in again" in radius.sentences[0]
+    later = cost([CURRENT, NEXT, key("p", "previous", NOW - 2 * HOUR)], "p")
+    assert later.tokens_until == NOW + HOUR + 5 * MINUTE
+    assert later.sentences[1:] == (TRUSTED,)
 
 
 def test_the_cost_of_a_previous_key_whose_tokens_have_ended() -> None:
@@ -588,16 +597,35 @@ def test_the_cost_of_a_key_that_the_pointer_strayed_to_once() -> None:
 
 
 def test_the_cost_of_a_key_that_is_revoked_already() -> None:
-    radius = cost([key("c", "current", revoked_at=NOW - HOUR), NEXT], "c")
+    revoked = key("c", "current", revoked_at=NOW - HOUR, revoke_reason="stolen")
+    radius = cost([revoked, NEXT], "c")
     assert (radius.stage, radius.heir) == (Stage.REVOKED, None)
-    assert radius.tokens_until == NOW + HOUR + 5 * MINUTE
+    assert radius.sentences[0] == "It was revoked at 2026-03-01 11:00:00Z: stolen."
+    assert radius.tokens_until == NOW + 3 * HOUR + 5 * MINUTE, "the pointer may still name it"
+    superseded = replace(revoked, superseded_at=NOW - HOUR)
+    assert cost([superseded, NEXT], "c").tokens_until == NOW + 2 * HOUR + 5 * MINUTE
+    # Nobody wrote down that the pointer ever named it: it was stopped before it could.
+    fenced = key("n", "next", promoting_at=NOW - HOUR, revoked_at=NOW - HOUR, disabled_at=NOW - HOUR)
+    assert cost([CURRENT, fenced], "n").tokens_until == NOW + 2 * HOUR + 5 * MINUTE
+
+
+def test_the_cost_of_a_key_that_is_gone_everywhere_does_not_grow_with_time() -> None:
+    facts_of = {"revoked_at": NOW - 9 * DAY, "superseded_at": NOW - 9 * DAY, "revoke_reason": "stolen"}
+    gone = key("c", "current", NOW - 20 * DAY, gone={"jwks": NOW - 2 * DAY}, **facts_of)
+    radius = cost([gone, NEXT], "c")
+    assert radius.trusted_until == NOW - 2 * DAY + 25 * HOUR + 5 * MINUTE
+    assert radius.sentences[1:] == (
+        "Every token it signed has ended: no live token is affected.",
+        "No verifier trusts it any more: the last copy of it ended at 2026-02-28 13:05:00Z.",
+    )
+    assert cost([replace(gone, gone={}), NEXT], "c").trusted_until == NOW + 25 * HOUR + 5 * MINUTE
 
 
 def test_the_cost_counts_with_headers_that_let_caches_keep_copies_for_longer() -> None:
     long = DocumentFacts("ours", "", (Served("ours", HOUR), Served(LONG, 9 * DAY)))
     radius = cost([CURRENT, NEXT], "c", documents={"jwks": long})
     assert radius.trusted_until == NOW + 10 * DAY
-    assert "caches for 9d, then its own for 1d" in radius.sentences[1]
+    assert "caches for 9d, then its own for 1d" in radius.sentences[2]
 
 
 def test_what_is_not_public_has_no_cost() -> None:

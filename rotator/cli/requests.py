@@ -6,6 +6,7 @@ Each is a fact in the ledger first, so that no crash can lose it, and then a tic
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -182,27 +183,41 @@ def _confirm(*, yes: bool) -> None:
 
 
 def _see_it_out(engine: Engine, radius: BlastRadius, patience: float) -> None:
-    """Tick until no public URL shows the key, or ``patience`` ends."""
+    """Tick until no public URL shows the key and the CDN was told, or ``patience`` ends."""
     deadline = time.monotonic() + patience
     name, told = engine.keyset.name, False
     while True:
         result = fleet.each({name: engine}, lambda one: one.tick(), "revoke")[name]
-        if not isinstance(result, RotatorError) and _is_gone(engine, result, radius.kid):
-            break
+        gone = _is_gone(engine, result, radius.kid)
         left = deadline - time.monotonic()
-        if left <= 0:
-            raise RotatorError(_still_there(result, radius, name))
+        if (gone and not isinstance(result, RotatorError)) or left <= 0:
+            break
         if not told:
             typer.echo(f"{name}: {_why(result, radius)}. Looking again for {left:.0f} s; it is safe to stop (Ctrl-C).")
             told = True
         time.sleep(min(_PAUSE, left))
-    typer.echo(f"{name}: {radius.kid} is gone from every public URL.")
+    if not gone:
+        raise RotatorError(_still_there(result, radius, name))
+    typer.echo(f"{name}: {radius.kid} is gone from every public URL.{_still_trusted(engine, radius)}")
     tick.show({name: result}, as_json=False)
+    fleet.end({name: result})
 
 
-def _is_gone(engine: Engine, outcome: Outcome, kid: str) -> bool:
-    key: Key | None = outcome.ring.by_kid(kid)
+def _is_gone(engine: Engine, result: Outcome | RotatorError, kid: str) -> bool:
+    try:
+        # A tick that failed may have seen it gone before, or beside, what failed.
+        ring = engine.ledger() if isinstance(result, RotatorError) else result.ring
+    except RotatorError:
+        return False
+    key: Key | None = ring.by_kid(kid)
     return key is None or all(document.name in key.gone for document in engine.keyset.documents_of(key.alg))
+
+
+def _still_trusted(engine: Engine, radius: BlastRadius) -> str:
+    with suppress(RotatorError):
+        until: datetime = engine.blast_radius(radius.kid).trusted_until
+        return f" A verifier that fetched it before may trust it until {until:%Y-%m-%d %H:%M:%S}Z."
+    return ""
 
 
 def _still_there(result: Outcome | RotatorError, radius: BlastRadius, name: str) -> str:
