@@ -40,6 +40,10 @@ _THROTTLED = frozenset(
 )
 _NOT_OFFERED = frozenset({"NotImplemented", "MethodNotAllowed"})
 
+#: What says where an answer ends; this status alone has no body.
+_LENGTHS = frozenset({"content-length", "transfer-encoding"})
+_NO_CONTENT = 204
+
 #: boto3 builds clients from state that threads must not share while it is filled.
 _building = threading.Lock()
 
@@ -83,12 +87,27 @@ def client(  # noqa: PLR0913 - what tells one client from another, by name
     )
     try:
         with _building:
-            return (session or _session()).client(service, region_name=region, endpoint_url=endpoint, config=config)
+            built = (session or _session()).client(service, region_name=region, endpoint_url=endpoint, config=config)
     except (BotoCoreError, ValueError) as exc:
         raise ConfigurationError(
             f"Cannot build a client for AWS {service}: {str(exc).rstrip('.')}. "
             "Set the region and credentials (AWS_REGION, a profile or a role)."
         ) from exc
+    built.meta.events.register("before-parse", _whole)
+    return built
+
+
+def _whole(response_dict: Mapping[str, Any], **_: Any) -> None:
+    """Take an answer that may end anywhere for none: botocore would parse what is there, and call the rest missing.
+
+    Raises:
+        IncompleteReadError: nothing says where the body ends (RFC 9112 section 6.3, the last rule).
+    """
+    from botocore.exceptions import IncompleteReadError
+
+    names = {name.lower() for name in response_dict["headers"]}
+    if response_dict["status_code"] != _NO_CONTENT and not names & _LENGTHS:
+        raise IncompleteReadError(actual_bytes=0, expected_bytes=0)
 
 
 def _forget() -> None:
@@ -127,6 +146,9 @@ def translated(
         SSOError,
         TokenRetrievalError,
     )
+
+    # What breaks off the body of an error that answers a download is not caught by botocore.
+    from urllib3.exceptions import HTTPError
 
     try:
         yield
@@ -169,7 +191,7 @@ def translated(
         raise ConfigurationError(
             f"{action} on {resource}: boto3 does not accept a name or value for it. Mend the configuration."
         ) from None
-    except BotoCoreError as exc:
+    except (BotoCoreError, HTTPError) as exc:
         raise StoreError(
             f"{action} on {resource} got no answer: {type(exc).__name__}. The next tick tries again."
         ) from exc

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from rotator.aws import code_of, date_of, translated
-from rotator.errors import ConfigurationError, Conflict, RotatorError
+from rotator.errors import ConfigurationError, Conflict, RotatorError, StoreError
 from rotator.ports import Document, Headers, Reading
 
 if TYPE_CHECKING:
@@ -101,7 +101,10 @@ class S3Documents:
             request |= {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self._sse_kms_key}
         denied = _GET if "IfMatch" in precondition else ""
         with translated("s3:PutObject", self.locate(path), _CONFLICTS, denied=denied):
-            return self._client().put_object(**cast("PutObjectRequestTypeDef", request))["ETag"]
+            answer = self._client().put_object(**cast("PutObjectRequestTypeDef", request))
+        if "ETag" not in answer:
+            raise StoreError(f"s3:PutObject on {self.locate(path)} got half an answer. The next tick tries again.")
+        return answer["ETag"]
 
     def probe(self, path: str) -> None:
         """See :meth:`rotator.ports.DocumentStore.probe`. The throw-away object is ``{path}.probe-{random}``.
