@@ -582,6 +582,7 @@ def test_a_revoke_goes_on_when_a_step_of_it_fails() -> None:
             world.engine().revoke(bad, "leaked")
             world.arm(how, at)
             world.try_tick()
+            assert all(key.disabled_at for key in world.ring.keys if key.destroyed_at), (how, at)
             world.advance(timedelta(minutes=1))
             world.try_tick()
             assert bad not in world.public_kids(), (how, at)

@@ -368,7 +368,9 @@ class Steps:
     def _destroy(self, step: Step, world: World) -> None:
         key = self._key(world, step)
         self._keys.destroy(self._ref(key))
-        self.commit(world, world.ring.with_key(key.id, destroyed_at=self.now(world.ring)), step)
+        now = self.now(world.ring)
+        # What is destroyed is stopped, also where stopping it failed before.
+        self.commit(world, world.ring.with_key(key.id, disabled_at=key.disabled_at or now, destroyed_at=now), step)
 
     def _forget(self, step: planning.Forget, world: World) -> None:
         self.commit(world, facts.forgotten(world.ring, step.keys), step)
