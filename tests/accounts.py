@@ -20,7 +20,7 @@ keys = "{scheme}://{name}"
 ledger = "s3://{ledger}/"
 public = "s3://{public}/"
 [aws]
-endpoint_url = "{endpoint}"
+endpoint_url = "{through}"
 s3_path_style = true
 """
 
@@ -34,11 +34,21 @@ def moto() -> Iterator[str]:
         yield url
 
 
-class Account:
-    """Two buckets, of which everybody may read the public one, and a prefix for the private keys of key set acme."""
+#: The prefix that each KMS key was tagged with when it was made, by ARN: an emulator soon holds thousands of them.
+_prefixes: dict[str, str | None] = {}
 
-    def __init__(self, endpoint: str, scheme: str, name: str, algorithms: Sequence[str] = ("ES256",)) -> None:
+
+class Account:
+    """Two buckets, of which everybody may read the public one, and a prefix for the private keys of key set acme.
+
+    rotator reaches it ``through`` another endpoint than the operator, where one is given.
+    """
+
+    def __init__(
+        self, endpoint: str, scheme: str, name: str, algorithms: Sequence[str] = ("ES256",), through: str | None = None
+    ) -> None:
         self.endpoint, self.scheme, self.name, self.algorithms = endpoint, scheme, name, tuple(algorithms)
+        self.through = through or endpoint
         self.ledger, self.public = f"{name}-ledger", f"{name}-public"
         self.s3 = boto3.client("s3", endpoint_url=endpoint)
         self.secrets = boto3.client("secretsmanager", endpoint_url=endpoint)
@@ -54,7 +64,7 @@ class Account:
     @property
     def origin(self) -> str:
         """Where anybody can fetch the public documents."""
-        return f"{self.endpoint}/{self.public}"
+        return f"{self.through}/{self.public}"
 
     @property
     def toml(self) -> str:
@@ -63,19 +73,27 @@ class Account:
 
     def private_keys_ever_made(self) -> int:
         """Every one, whoever made it and whatever became of it."""
-        return self._in_kms() if self.scheme == "kms" else sum(map(self._in_secret, self.algorithms))
+        if self.scheme == "kms":
+            return len(self.kms_keys())
+        return sum(len(self.in_secret(alg)) for alg in self.algorithms)
 
-    def _in_kms(self) -> int:
+    def kms_keys(self) -> list[str]:
+        """The ARN of every KMS key that was made here, in whatever state it is."""
         pages = self.kms.get_paginator("list_keys").paginate()
-        tags = [self.kms.list_resource_tags(KeyId=key["KeyId"])["Tags"] for page in pages for key in page["Keys"]]
-        return sum({"TagKey": "rotator:prefix", "TagValue": self.name} in each for each in tags)
+        arns = [key["KeyArn"] for page in pages for key in page["Keys"]]
+        for arn in set(arns) - _prefixes.keys():
+            tags = self.kms.list_resource_tags(KeyId=arn)["Tags"]
+            _prefixes[arn] = {tag["TagKey"]: tag["TagValue"] for tag in tags}.get("rotator:prefix")
+        return [arn for arn in arns if _prefixes[arn] == self.name]
 
-    def _in_secret(self, alg: str) -> int:
+    def in_secret(self, alg: str) -> dict[str, set[str]]:
+        """The staging labels of every key in the secret, by kid. The copy that a fence makes is the same key."""
         name = f"{self.name}/acme/{alg}"
         found = self.secrets.list_secret_version_ids(SecretId=name, IncludeDeprecated=True, MaxResults=100)
         assert not found.get("NextToken")
-        values = [
-            json.loads(self.secrets.get_secret_value(SecretId=name, VersionId=version["VersionId"])["SecretString"])
-            for version in found["Versions"]
-        ]
-        return sum("kid" in value for value in values)
+        keys: dict[str, set[str]] = {}
+        for version in found["Versions"]:
+            value = self.secrets.get_secret_value(SecretId=name, VersionId=version["VersionId"])["SecretString"]
+            if kid := json.loads(value).get("kid"):
+                keys.setdefault(kid, set()).update(version.get("VersionStages", ()))
+        return keys

@@ -6,29 +6,23 @@ right by the next tick.
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import os
 import random
-import sys
 import time
-import uuid
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import pytest
 
 from rotator import app
-from rotator.__main__ import main
 from rotator.keys.plan import gate
 from rotator.settings import Configuration
 from tests import emulators
 from tests.accounts import Account, moto
+from tests.processes import PATIENCE, Ended, killed, timed, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from multiprocessing.synchronize import Barrier
     from pathlib import Path
 
     from rotator.engine import Engine, Report
@@ -44,9 +38,6 @@ ROUNDS = 3
 
 #: How many lives begin with kills, for each store.
 LIVES = 8
-
-#: Seconds until eight processes on two cores are done.
-PATIENCE = 90
 
 FILES = """
 [stores]
@@ -70,86 +61,6 @@ clock_skew = "1s"
 name = "acme"
 path = "acme/jwks.json"
 """
-
-
-# -- processes -------------------------------------------------------------------------------------------------------
-
-#: Forked from one that has imported everything and does nothing else: eight of them begin at one moment.
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    [__name__, "rotator.__main__", *(f"rotator.cli.{name}" for name in ("init", "look", "requests", "tick"))]
-)
-
-
-@dataclass(frozen=True)
-class Ended:
-    words: tuple[str, ...]
-    code: int | None
-    lines: tuple[str, ...]
-
-    def steps(self) -> list[tuple[str, str]]:
-        """Each step it did, and the kid that it was about."""
-        told = [json.loads(line) for line in self.lines if line.startswith("{")]
-        return [(line["step"], line.get("kid", "")) for line in told if line["event"] == "step"]
-
-
-class Rotators:
-    """``rotator`` commands in processes of their own, which begin together on entering the block."""
-
-    def __init__(self, file: Path, *commands: Sequence[str]) -> None:
-        self._commands = [tuple(words) for words in commands]
-        self._said = [file.with_name(f"{uuid.uuid4()}.log") for _ in commands]
-        self._together = PROCESSES.Barrier(len(commands) + 1)
-        self._all = [
-            PROCESSES.Process(target=_rotator, args=(("--config", str(file), *words), said, self._together))
-            for words, said in zip(self._commands, self._said, strict=True)
-        ]
-
-    def __enter__(self) -> Self:
-        for process in self._all:
-            process.start()
-        self._together.wait(PATIENCE)
-        return self
-
-    def ended(self) -> list[Ended]:
-        for process in self._all:
-            process.join(PATIENCE)
-        return [
-            Ended(words, process.exitcode, tuple(said.read_text(encoding="utf-8").splitlines()))
-            for words, process, said in zip(self._commands, self._all, self._said, strict=True)
-        ]
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._all:
-            process.kill()
-            process.join()
-
-
-def _rotator(words: Sequence[str], said: Path, together: Barrier) -> None:
-    with said.open("w") as stream:
-        for descriptor in (1, 2):
-            os.dup2(stream.fileno(), descriptor)
-    sys.argv = ["rotator", *words]
-    together.wait(PATIENCE)
-    main()
-
-
-def together(file: Path, *commands: Sequence[str]) -> list[Ended]:
-    with Rotators(file, *commands) as running:
-        return running.ended()
-
-
-def killed(file: Path, words: Sequence[str], after: float) -> None:
-    with Rotators(file, words):
-        time.sleep(after)
-
-
-def timed(file: Path, words: Sequence[str]) -> float:
-    """How long ``words`` take when nobody kills them."""
-    with Rotators(file, words) as running:
-        begun = time.monotonic()
-        assert running.ended()[0].code == 0
-        return time.monotonic() - begun
 
 
 # -- homes -----------------------------------------------------------------------------------------------------------

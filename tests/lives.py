@@ -1,0 +1,217 @@
+"""The life of a key set on an emulator, phase by phase, behind a proxy: what may go wrong in it, and how it must end.
+
+Hours and weeks pass by setting the clock of rotator ahead; the proxy sets the clock of the store ahead with it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+from rotator import app
+from rotator.errors import RotatorError
+from rotator.keys.keyring import Key, Keyring
+from rotator.settings import Configuration
+from tests.accounts import Account
+from tests.proxy import fair
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from rotator.engine import Engine
+    from tests.proxy import Call, Proxy, Weather
+
+ALG = "ES256"
+
+#: The deadlines are far apart: what a fault delays by hours still belongs to its phase.
+TOML = """
+[policy]
+algorithms = ["ES256"]
+signer_lag = "1d"
+token_lifetime = "3d"
+[server]
+port = 0
+[[keysets]]
+name = "acme"
+path = "acme/jwks.json"
+public_url = "{origin}/acme/jwks.json"
+"""
+
+#: What happens in a life, in this order, and how long nothing happens before it.
+PHASES: Mapping[str, timedelta] = {
+    "init": timedelta(0),
+    "first keys": timedelta(0),
+    "rotation": timedelta(days=31),
+    "stop": timedelta(days=2),
+    "retirement": timedelta(days=4),
+    "revoke": timedelta(days=1),
+}
+
+#: One engine is built at a time: while it is, the clock of the composition root is its.
+_building = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What came of a phase: its calls, those requests that met a fault, and the state once all was put right."""
+
+    calls: list[Call]
+    hit: list[Call]
+    error: RotatorError | None
+    state: dict[str, Any]
+
+
+class Life:
+    """A key set of its own in the account behind ``proxy``."""
+
+    def __init__(self, home: Path, proxy: Proxy, upstream: str, scheme: str) -> None:
+        name = f"life-{uuid.uuid4().hex[:12]}"
+        self._proxy = proxy
+        self.account = Account(upstream, scheme, name, [ALG], through=proxy.url)
+        self.file = home / f"{name}.toml"
+        self.file.write_text(self.account.toml + TOML.format(origin=self.account.origin), encoding="ascii")
+        self._configuration = Configuration.load(self.file)
+        self._attempts: set[datetime] = set()
+        self.ahead = timedelta(0)
+        self.wait(timedelta(0))
+
+    def wait(self, time: timedelta) -> None:
+        self.ahead += time
+        self._proxy.ahead = self.ahead
+
+    @property
+    def engine(self) -> Engine:
+        """A worker that begins now and remembers nothing."""
+        with _building, patch.object(app, "now", lambda: datetime.now(UTC) + self.ahead):
+            return app.engines(self._configuration)["acme"]
+
+    def live(self, phase: str, weather: Weather = fair, act: Callable[[Life, str], None] | None = None) -> Phase:
+        """``phase`` in ``weather``, done by ``act`` or here; then time passes in fair weather and all is put right."""
+        self.wait(PHASES[phase])
+        before = self.engine.ledger() if phase != "init" else None
+        self._proxy.begin(weather)
+        error = None
+        try:
+            (act or done_here)(self, phase)
+        except RotatorError as exc:
+            error = exc
+        calls, hit = self._proxy.begin()
+        self._put_right(phase, before)
+        return Phase(calls, hit, error, self.state())
+
+    def _put_right(self, phase: str, before: Keyring | None) -> None:
+        if phase == "init":
+            self.engine.init()
+            return
+        if phase == "revoke" and before is not None:
+            # Whoever was told that nothing was recorded says it again.
+            kid = signing(before)
+            if not any(key.revoked_at for key in self.engine.ledger().keys if key.kid == kid):
+                self.engine.revoke(kid, "stolen")
+        # First what another attempt at CreateKey waits for, then the interval of the sweep.
+        for time in (timedelta(minutes=6), timedelta(hours=7)):
+            self.wait(time)
+            outcome = self.engine.tick()
+            self._attempts |= set(outcome.ring.attempts)
+            assert outcome.plan.step is None
+            assert outcome.ring.trouble is None
+            assert outcome.clock_fault is None
+            assert outcome.foreign == {}
+
+    # -- what must be the same in the end ------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything that there is, with keys named by their age, and without what differs from life to life."""
+        if self.account.scheme == "kms":
+            assert self.account.private_keys_ever_made() <= len(self._attempts)
+        ring = self.engine.ledger()
+        names: dict[str | None, str] = {}
+        for number, key in enumerate(ring.keys, 1):
+            names.update({each: f"key {number}" for each in (key.id, key.kid, key.handle) if each})
+
+        def named(each: str | None) -> str:
+            return names.get(each, "none" if each is None else "unknown")
+
+        return {
+            "ledger": {named(key.id): facts_of(key) for key in ring.keys},
+            "forgotten": len(ring.retired),
+            "successions": dict(ring.successions),
+            "document": self._document(named),
+            **(self._in_kms(named) if self.account.scheme == "kms" else self._in_secrets_manager(named)),
+        }
+
+    def _document(self, named: Callable[[str], str]) -> object:
+        found = self.account.s3.list_objects_v2(Bucket=self.account.public).get("Contents", [])
+        # A probe that cannot be deleted leaves one byte behind, which harms nobody.
+        there = [each["Key"] for each in found if ".probe-" not in each["Key"]]
+        assert there in ([], ["acme/jwks.json"])
+        if not there:
+            return None
+        got = self.account.s3.get_object(Bucket=self.account.public, Key="acme/jwks.json")
+        kids = sorted(named(key["kid"]) for key in json.load(got["Body"])["keys"])
+        return kids, got["CacheControl"], got["ContentType"]
+
+    def _in_secrets_manager(self, named: Callable[[str], str]) -> dict[str, Any]:
+        names = [each["Name"] for each in self.account.secrets.list_secrets()["SecretList"]]
+        if f"{self.account.name}/acme/{ALG}" not in names:
+            return {"secret": None}
+        return {
+            "secret": {
+                named(kid): sorted(
+                    "rotator" if label.startswith("rotator-") else label
+                    for label in labels
+                    # A fence that was begun twice leaves two copies of the key, until the next one.
+                    if not label.startswith("rotator-fence-")
+                )
+                for kid, labels in self.account.in_secret(ALG).items()
+            }
+        }
+
+    def _in_kms(self, named: Callable[[str | None], str]) -> dict[str, Any]:
+        keys, aliases = {}, {}
+        for arn in self.account.kms_keys():
+            state = self.account.kms.describe_key(KeyId=arn)["KeyMetadata"]["KeyState"]
+            # A key that was made and forgotten is no orphan once it is scheduled for deletion.
+            if named(arn) != "unknown" or state != "PendingDeletion":
+                keys[named(arn)] = state
+            for alias in self.account.kms.list_aliases(KeyId=arn)["Aliases"]:
+                name = alias["AliasName"].rpartition("/")[2]
+                # Issuers do not follow it; a move of it that failed is made up for by the next move or disable.
+                if name != "current":
+                    aliases[named(name)] = named(arn)
+        found = self.account.s3.list_objects_v2(Bucket=self.account.ledger).get("Contents", [])
+        pointer = None
+        if f"acme/{ALG}.pointer.json" in [each["Key"] for each in found]:
+            got = self.account.s3.get_object(Bucket=self.account.ledger, Key=f"acme/{ALG}.pointer.json")
+            pointer = named(json.load(got["Body"])["id"])
+        return {"kms": keys, "aliases": aliases, "pointer": pointer}
+
+
+def facts_of(key: Key) -> tuple[str, list[str]]:
+    happened = [each.name for each in fields(Key) if each.name.endswith(("_at", "_due")) and getattr(key, each.name)]
+    return str(key.stage), happened
+
+
+def signing(ring: Keyring) -> str:
+    """The kid of the key that signs."""
+    key = ring.current(ALG)
+    assert key
+    assert key.kid
+    return key.kid
+
+
+def done_here(life: Life, phase: str) -> None:
+    """``phase`` in this process, as the commands do it."""
+    engine = life.engine
+    if phase == "init":
+        engine.init()
+        return
+    if phase == "revoke":
+        engine.revoke(signing(engine.ledger()), "stolen")
+    engine.tick()
