@@ -9,10 +9,11 @@ import sys
 import time
 import uuid
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
+from unittest.mock import patch
 
-from rotator import app
+from rotator import app, aws
 from rotator.__main__ import main
 
 if TYPE_CHECKING:
@@ -91,11 +92,15 @@ def _rotator(words: Sequence[str], said: Path, together: Barrier, ahead: timedel
     with said.open("w") as stream:
         for descriptor in (1, 2):
             os.dup2(stream.fileno(), descriptor)
-    true_time = app.now
-    app.now = lambda: true_time() + ahead
+    from tests import warm
+
     sys.argv = ["rotator", *words]
-    together.wait(PATIENCE)
-    main()
+    with (
+        patch.object(app, "now", lambda: datetime.now(UTC) + ahead),
+        patch.object(aws, "_session", lambda: warm.SESSION),
+    ):
+        together.wait(PATIENCE)
+        main()
 
 
 def together(file: Path, *commands: Sequence[str]) -> list[Ended]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rotator import aws
+import boto3
 
+SESSION = boto3.session.Session(region_name="eu-west-1")
 for service in ("s3", "secretsmanager", "kms", "resourcegroupstaggingapi"):
-    aws.client(service, "eu-west-1", "http://127.0.0.1:9")
+    SESSION.client(service)  # type: ignore[call-overload]
