@@ -44,7 +44,7 @@ http {{
 PLACE = """
     proxy_cache_path {home}/cache-{port} keys_zone=place-{port}:1m max_size=10m inactive=1h;
     server {{
-        listen 127.0.0.1:{port};
+        listen 127.0.0.1:{port}{tls};
         location / {{
             proxy_pass {origin};
             proxy_cache place-{port};
@@ -60,9 +60,9 @@ PLACE = """
 class Places:
     """The points of presence: their URLs, and what their caches did."""
 
-    def __init__(self, home: Path, ports: list[int]) -> None:
+    def __init__(self, home: Path, ports: list[int], scheme: str = "http") -> None:
         self._home = home
-        self.urls = [f"http://127.0.0.1:{port}" for port in ports]
+        self.urls = [f"{scheme}://127.0.0.1:{port}" for port in ports]
 
     def answers(self) -> Counter[str]:
         """How often each cache status was answered: ``MISS``, ``HIT``, ``STALE``, ``UPDATING``, ``EXPIRED``…"""
@@ -70,17 +70,21 @@ class Places:
 
 
 @contextmanager
-def places(origin: str, home: Path, count: int = 2) -> Iterator[Places]:
-    """``count`` caches in front of ``origin``, each of which knows nothing of the others."""
+def places(origin: str, home: Path, count: int = 2, certificate: Path | None = None) -> Iterator[Places]:
+    """``count`` caches in front of ``origin``, each of which knows nothing of the others.
+
+    With a ``certificate`` (PEM, its private key in the same file) they speak TLS.
+    """
     ports = [free_port() for _ in range(count)]
     home.mkdir()
+    tls = f" ssl; ssl_certificate {certificate}; ssl_certificate_key {certificate}" if certificate else ""
     file = home / "nginx.conf"
     file.write_text(
         MAIN.format(
             home=home,
             # Started by root, nginx would work as another user, who cannot write here.
             user="user root;" if os.geteuid() == 0 else "",
-            places="".join(PLACE.format(home=home, port=port, origin=origin) for port in ports),
+            places="".join(PLACE.format(home=home, port=port, origin=origin, tls=tls) for port in ports),
         ),
         encoding="ascii",
     )
@@ -89,7 +93,7 @@ def places(origin: str, home: Path, count: int = 2) -> Iterator[Places]:
     try:
         for port in ports:
             _await(port, process, home)
-        yield Places(home, ports)
+        yield Places(home, ports, "https" if certificate else "http")
     finally:
         process.terminate()
         try:

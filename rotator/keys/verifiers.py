@@ -63,7 +63,7 @@ _ROWS = (
         cache=timedelta(minutes=5),
     ),
     Verifier("joserfc", "joserfc 1.8", refuses=_ML_DSA, spoiled_by=_spoilers("malformed key")),
-    Verifier("authlib", "Authlib 1.9", refuses=_ML_DSA, spoiled_by=_spoilers("AKP", "unknown kty", "duplicate kid")),
+    Verifier("authlib", "Authlib 1.9", refuses=_NEW_NAME, spoiled_by=_spoilers("AKP", "unknown kty", "duplicate kid")),
     Verifier("jwcrypto", "jwcrypto 1.6"),
     Verifier("python-jose", "python-jose 3.5", refuses=_ML_DSA, spoiled_by=_spoilers("mixed kty")),
     Verifier("jose", "jose 6.2 (npm)", refuses=_ML_DSA, cache=timedelta(minutes=10)),
