@@ -246,11 +246,12 @@ class Account:
             alias = params.get("AliasName")
             if alias:
                 yield Demand(action, f"arn:aws:kms:{REGION}:{ACCOUNT}:{alias}")
+            asked = {f"aws:RequestTag/{tag['TagKey']}": tag["TagValue"] for tag in params.get("Tags", ())}
             named = [params.get("TargetKeyId"), params.get("KeyId"), operation != "CreateAlias" and alias]
             for key in filter(None, named):
                 arn = self._aliases.get(key) if key.startswith("alias/") else key
                 if arn:
-                    yield Demand(action, arn, self._tags(arn))
+                    yield Demand(action, arn, {**self._tags(arn), **asked})
 
     def _tags(self, arn: str) -> Context:
         key = self._keys[arn]
@@ -270,6 +271,9 @@ class Account:
         if operation == "CreateKey":
             tags = {f"aws:ResourceTag/{tag['TagKey']}": tag["TagValue"] for tag in params.get("Tags", ())}
             self._keys[answer["KeyMetadata"]["Arn"]] = _Key(tags, self.now)
+        elif operation == "TagResource" and service == "kms":
+            tags = {f"aws:ResourceTag/{tag['TagKey']}": tag["TagValue"] for tag in params["Tags"]}
+            self._keys[params["KeyId"]] = _Key({**self._keys[params["KeyId"]].tags, **tags}, self.now)
         elif operation in {"CreateAlias", "UpdateAlias"}:
             self._aliases[params["AliasName"]] = params["TargetKeyId"]
         elif operation == "DeleteAlias":

@@ -16,12 +16,16 @@ from botocore.exceptions import ClientError
 from rotator.documents.cloudfront import CloudFront
 from rotator.documents.s3 import S3Documents
 from rotator.engine import Engine
+from rotator.engine.adoption import Adoption
 from rotator.errors import AccessDenied
+from rotator.keys.algorithms import ALGORITHMS
+from rotator.keys.jwks import public_jwk
 from rotator.keys.keyring import from_json
 from rotator.keys.policy import KeySet, Policy, PublicDocument
+from rotator.ports import Headers
 from rotator.settings import Configuration
 from rotator.stores.kms import KmsKeys
-from rotator.stores.secretsmanager import SecretsManagerKeys
+from rotator.stores.secretsmanager import SecretsManagerKeys, value_of
 from tests import iam
 
 if TYPE_CHECKING:
@@ -44,6 +48,8 @@ PLACEHOLDERS = {
     "PUBLIC_PATH": "",
     "ENCRYPTION_KEY": ENCRYPTION_KEY,
     "DISTRIBUTION": "E1ABC2DEF3GHIJ",
+    "ADOPTED_KEY": "0000-adopted",
+    "ADOPTED_SECRET": "prod/signing-key",
 }
 WITH_SECRETS = iam.policy("daemon-secretsmanager", "daemon-encryption", **PLACEHOLDERS)
 WITH_KMS = iam.policy("daemon-kms", **PLACEHOLDERS)
@@ -456,6 +462,67 @@ def test_an_issuer_signs_with_the_keys_of_its_key_set_and_nothing_else(ministack
     assert refused(s3.get_object, Bucket=LEDGER, Key=f"prod/{another.name}/ES256.pointer.json")
     assert refused(s3.get_object, Bucket=LEDGER, Key=f"prod/{life.name}/ledger.json")
     assert refused(s3.put_object, Bucket=LEDGER, Key=f"prod/{life.name}/ES256.pointer.json", Body=b"{}")
+
+
+# -- adopting --------------------------------------------------------------------------------------------------------
+
+
+def adopting(life: Life, role: iam.Role) -> Adoption:
+    """Somebody with ``role`` adopts the key set of ``life``, whose document stands."""
+    person = replace(life, role=role)
+    return Adoption(
+        person.engine().keyset,
+        ledger=person.ledger,
+        public=person.public,
+        keys=person.keys,  # type: ignore[arg-type]
+        clock=life.account.clock,
+        web=Nowhere(),
+        nonce=lambda: str(uuid4()),
+    )
+
+
+def test_a_key_in_kms_is_adopted_with_two_permissions_more_and_then_lives_with_none_of_them(
+    ministack: str, clock: datetime
+) -> None:
+    account = iam.Account(ministack, clock)
+    life = Life(account, iam.Role(WITH_KMS), "kms", policy=replace(POLICY, algorithms=("ES256",)))
+    owner = account.client("kms")
+    arn = owner.create_key(KeySpec="ECC_NIST_P256", KeyUsage="SIGN_VERIFY", Tags=[])["KeyMetadata"]["Arn"]
+    jwk = public_jwk(owner.get_public_key(KeyId=arn)["PublicKey"], ALGORITHMS["ES256"]) | {"kid": "2026"}
+    body = json.dumps({"keys": [jwk]}).encode()
+    headers = Headers("application/json", life.policy.cache_control)
+    life.public.create(f"{life.name}/.well-known/jwks.json", body, headers)
+
+    more = iam.policy("adopt-kms", **{**PLACEHOLDERS, "ADOPTED_KEY": arn.rpartition("/")[2]})
+    for action, _ in iam.grants(more):
+        lacking = adopting(life, iam.Role([*WITH_KMS, *iam.without(more, action)]))
+        with pytest.raises(AccessDenied, match=f"{action} on {arn}"):
+            lacking.propose([lacking.known(arn)], ())
+    role = iam.Role([*WITH_KMS, *more])
+    person = adopting(life, role)
+    person.adopt(person.propose([person.known(arn)], ()))
+    assert iam.grants(more) <= set(role.used)
+
+    account.now += iam.TAG_LAG
+    for step in ("activate", "disable", "withdraw", "destroy"):
+        life.until(step, "ES256")
+    assert owner.describe_key(KeyId=arn)["KeyMetadata"]["KeyState"] == "PendingDeletion"
+
+
+def test_a_secret_is_copied_with_one_permission_more(
+    daemon: Callable[[Statements, Statements], Life],
+) -> None:
+    life = daemon(WITH_SECRETS, EVERYTHING)
+    more = iam.policy("adopt-secretsmanager", **PLACEHOLDERS)
+    name = PLACEHOLDERS["ADOPTED_SECRET"]
+    life.account.client("secretsmanager", None, life.credentials).create_secret(Name=name, SecretString="{}")
+    lacking = life.account.client("secretsmanager", iam.Role(WITH_SECRETS), life.credentials)
+    with pytest.raises(AccessDenied, match=f"secretsmanager:GetSecretValue on secret {name}"):
+        value_of(lambda: lacking, name)
+    role = iam.Role([*WITH_SECRETS, *more])
+    person = life.account.client("secretsmanager", role, life.credentials)
+    assert value_of(lambda: person, name) == b"{}"
+    assert set(role.used) == iam.grants(more)
 
 
 # -- CloudFront --------------------------------------------------------------------------------------------------------
