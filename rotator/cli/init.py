@@ -25,6 +25,8 @@ def init(ctx: typer.Context, keysets: fleet.KeySets = None, as_json: fleet.Json 
       rotator --config rotator.toml init
       rotator init acme globex
     """
+    from rotator.keys.cautions import cautions
+
     found = fleet.engines(fleet.configuration(ctx), keysets)
     done = fleet.each(found, _created, "init")
     said = {name: "failed" if isinstance(result, RotatorError) else result for name, result in done.items()}
@@ -33,6 +35,10 @@ def init(ctx: typer.Context, keysets: fleet.KeySets = None, as_json: fleet.Json 
     else:
         for name, result in said.items():
             typer.echo(f"{name}: {result}")
+    for name in done:
+        if said[name] == "created":
+            for caution in cautions(found[name].keyset):
+                output.say(f"{name}: warning: {caution.sentence}", err=True)
     fleet.end(done)
 
 

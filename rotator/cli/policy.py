@@ -12,7 +12,7 @@ from rotator.errors import Refused
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rotator.keys.policy import Policy
+    from rotator.keys.policy import KeySet, Policy
 
 
 def policy(
@@ -25,21 +25,26 @@ def policy(
     """Prove with numbers that no rotation rejects a token.
 
     Shows what follows from the configured durations. Each inequality is printed with its numbers; where one does
-    not hold, the exit code is 3 and no other command works with this configuration.
+    not hold, the exit code is 3 and no other command works with this configuration. Lines with ! name verifiers that
+    cannot use the documents as they are, and the view that helps them.
 
     \b
     Examples:
       rotator --config rotator.toml policy
       rotator policy acme --json
     """
+    from rotator.keys.cautions import cautions
+
     found = fleet.chosen(fleet.configuration(ctx, unsafe=True), [keyset] if keyset else None)
     if as_json:
-        output.data({"keysets": [{"name": each.name, **_facts(each.policy)} for each in found]})
+        output.data({"keysets": [{"name": each.name, **_facts(each.policy), **_warned(each)} for each in found]})
     else:
         for each in found:
             typer.echo(each.name)
             for line in _lines(each.policy):
                 typer.echo(f"  {line}")
+            for caution in cautions(each):
+                typer.echo(f"! {caution.sentence}")
     unsafe = [each.name for each in found if not all(line.holds for line in each.policy.inequalities())]
     if unsafe:
         raise Refused(f"Unsafe: {', '.join(unsafe)}. Nothing rotates with this policy.")
@@ -65,6 +70,17 @@ def _lines(policy: Policy) -> Iterator[str]:
     for line in policy.inequalities():
         yield f"{'✓' if line.holds else '✗'} {line.name}"
         yield f"  {line.sentence}"
+
+
+def _warned(keyset: KeySet) -> dict[str, Any]:
+    from rotator.keys.cautions import cautions
+
+    return {
+        "warnings": [
+            {"sentence": each.sentence, "verifiers": list(each.verifiers), "view_shows": list(each.shows)}
+            for each in cautions(keyset)
+        ]
+    }
 
 
 def _facts(policy: Policy) -> dict[str, Any]:

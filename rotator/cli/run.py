@@ -70,6 +70,8 @@ def run(
         _greet(configured, server, local, demo=demo)
         scope = f"{len(engines)} key set(s), a tick every {text(configured.interval)}"
         log.say("info", "started", reason=scope, url=server and server.url)
+        if not local:
+            _warn(configured, log)
         left = works.run(asked)
         if server:
             server.close()
@@ -80,6 +82,14 @@ def run(
             # A thread in the middle of a step would keep the process alive.
             sys.stdout.flush()
             os._exit(0)
+
+
+def _warn(configured: Configuration, log: Log) -> None:
+    from rotator.keys.cautions import cautions
+
+    for keyset in configured.keysets:
+        for caution in cautions(keyset):
+            log.say("warning", "verifiers", keyset=keyset.name, reason=caution.sentence)
 
 
 def _silent(_: Outcome) -> None:

@@ -87,11 +87,15 @@ class Policy:
         )
         return value if stale else f"{value}, must-revalidate"
 
+    @cached_property
+    def keys_per_algorithm(self) -> int:
+        """How many keys of one algorithm may be public at once: a next, a current, and those whose tokens live."""
+        return 2 + (math.ceil(self.retention / self.lifetime) if self.lifetime > ZERO else 0)
+
     def inequalities(self) -> list[Inequality]:
         """The proof, line by line: each inequality with its numbers, and whether it holds."""
         floor = self.prepublish + 2 * self.interval
-        per_algorithm = 2 + (math.ceil(self.retention / self.lifetime) if self.lifetime > ZERO else 0)
-        keys = len(self.algorithms) * per_algorithm
+        keys = len(self.algorithms) * self.keys_per_algorithm
         return [
             Inequality(
                 "lifetime > prepublish + 2 × interval",
