@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     Clock = Callable[[], datetime]
 
 
+#: Bytes: no document of ours is larger, and of what somebody else put in its place no more is read into memory.
+LARGEST = 8 * 1024 * 1024
+
+
 @dataclass(frozen=True, slots=True)
 class Headers:
     """HTTP headers that belong to a public document: a changed header is a changed document."""
@@ -54,7 +58,10 @@ class DocumentStore(Protocol):
     """Documents written whole, each with a version: the home of ledgers or of public documents."""
 
     def read(self, path: str) -> Reading:
-        """The document at ``path`` as last written by anybody (read-after-write)."""
+        """The document at ``path`` as last written by anybody (read-after-write).
+
+        Of one that is larger than :data:`LARGEST` no more than the first ``LARGEST + 1`` bytes: it is none of ours.
+        """
         ...
 
     def create(self, path: str, body: bytes, headers: Headers) -> str:
@@ -318,8 +325,8 @@ class Searchable(Protocol):
         """Every key for ``keyset`` that is not destroyed, nor going to be; no private half is read."""
         ...
 
-    def public_half(self, keyset: str, held: Held) -> tuple[bytes, datetime | None]:
-        """The DER SPKI of a key that :meth:`held` told of, and when it was made, if the store knows.
+    def public_half(self, keyset: str, held: Held) -> tuple[bytes | None, datetime | None]:
+        """The DER SPKI of a key that :meth:`held` told of, and when it was made, as far as the store tells.
 
         Raises:
             ConfigurationError: the private half cannot be read; the message names it.

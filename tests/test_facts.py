@@ -610,7 +610,7 @@ def test_the_cost_of_a_key_that_is_revoked_already() -> None:
 
 
 def test_the_cost_of_a_key_that_is_gone_everywhere_does_not_grow_with_time() -> None:
-    facts_of = {"revoked_at": NOW - 9 * DAY, "superseded_at": NOW - 9 * DAY, "revoke_reason": "stolen"}
+    facts_of: dict[str, Any] = {"revoked_at": NOW - 9 * DAY, "superseded_at": NOW - 9 * DAY, "revoke_reason": "stolen"}
     gone = key("c", "current", NOW - 20 * DAY, gone={"jwks": NOW - 2 * DAY}, **facts_of)
     radius = cost([gone, NEXT], "c")
     assert radius.trusted_until == NOW - 2 * DAY + 25 * HOUR + 5 * MINUTE

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from rotator import files
 from rotator.errors import ConfigurationError, Conflict
-from rotator.ports import Document, Headers, Reading
+from rotator.ports import LARGEST, Document, Headers, Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,7 +120,8 @@ class FilesystemDocuments:
 def _load(file: Path) -> Document | None:
     # The document first: whoever sees it without a lock finds its headers, which were there before it.
     try:
-        body = file.read_bytes()
+        with file.open("rb") as stream:
+            body = stream.read(LARGEST + 1)
     except FileNotFoundError:
         return None
     headers = _headers(file)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 import uuid
-from contextlib import suppress
+from contextlib import closing, suppress
+from datetime import UTC
 from typing import TYPE_CHECKING, cast
 
 from rotator.aws import code_of, date_of, translated
-from rotator.errors import ConfigurationError, Conflict, RotatorError, StoreError
-from rotator.ports import Document, Headers, Reading
+from rotator.errors import ConfigurationError, Conflict, Refused, RotatorError, StoreError
+from rotator.ports import LARGEST, Document, Headers, PastVersion, Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_s3.type_defs import PutObjectRequestTypeDef
 
@@ -22,6 +24,9 @@ _CONFLICTS = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict
 
 #: The one proof that an object is missing: a 404 that does not say so may come from anything on the way to S3.
 _MISSING = "NoSuchKey"
+
+#: No version of this id; or an id that is none, or a mark of a delete.
+_NO_VERSION = frozenset({"NoSuchVersion", "NoSuchKey", "InvalidArgument", "MethodNotAllowed", "405"})
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}|arn:[a-z0-9-]+:s3[a-z-]*:[A-Za-z0-9:/_-]+")
 _SEGMENT = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]+")
@@ -45,6 +50,7 @@ class S3Documents:
     * ``s3:DeleteObject`` on ``OBJECT.probe-*``; without it the probe leaves an object of one byte behind
     * ``s3:ListBucket`` on ``arn:aws:s3:::{bucket}``: without it a missing object is a denied one
     * with ``sse_kms_key``: ``kms:GenerateDataKey``, ``kms:Decrypt`` on that key
+    * to recover a ledger: ``s3:ListBucketVersions`` on the bucket, ``s3:GetObjectVersion`` on OBJECT
     """
 
     def __init__(
@@ -76,7 +82,7 @@ class S3Documents:
                 raise ConfigurationError(
                     f"{self.locate(path)}: what answers there is not S3: it sends no ETag. Mend the endpoint in [aws]."
                 )
-            return Reading(Document(answer["Body"].read(), answer["ETag"], headers), date_of(answer))
+            return Reading(Document(_body(answer["Body"]), answer["ETag"], headers), date_of(answer))
 
     def create(self, path: str, body: bytes, headers: Headers) -> str:
         """See :meth:`rotator.ports.DocumentStore.create`. One PutObject, ``If-None-Match: *``."""
@@ -139,6 +145,37 @@ class S3Documents:
             "Two workers would overwrite one another; use another store."
         )
 
+    def versions(self, path: str) -> Iterator[PastVersion]:
+        """See :meth:`rotator.ports.Versioned.versions`. ListObjectVersions; without versioning there is but one."""
+        key, where = self._key(path), f"arn:aws:s3:::{self._bucket}"
+        pages = self._client().get_paginator("list_object_versions").paginate(Bucket=self._bucket, Prefix=key)
+        left = iter(pages)
+        while True:
+            with translated("s3:ListBucketVersions", where):
+                page = next(left, None)
+            if page is None:
+                return
+            for each in page.get("Versions", ()):
+                # Others whose names begin like this one come in the same list; newer ones of each come first.
+                if each["Key"] == key:
+                    yield PastVersion(each["VersionId"], each["LastModified"].astimezone(UTC))
+
+    def read_version(self, path: str, version: str) -> bytes:
+        """See :meth:`rotator.ports.Versioned.read_version`. One GetObject with a version id."""
+        from botocore.exceptions import ClientError
+
+        with translated("s3:GetObjectVersion", self.locate(path), denied=_LIST):
+            try:
+                answer = self._client().get_object(Bucket=self._bucket, Key=self._key(path), VersionId=version)
+                return _body(answer["Body"])
+            except ClientError as exc:
+                if code_of(exc) not in _NO_VERSION:
+                    raise
+                raise Refused(
+                    f"{self.locate(path)} has no version {version!r:.80} that can be read. Nothing was changed. 'aws"
+                    f" s3api list-object-versions --bucket {self._bucket} --prefix {self._key(path)}' lists them."
+                ) from None
+
     def locate(self, path: str) -> str:
         """See :meth:`rotator.ports.DocumentStore.locate`."""
         return f"s3://{self._bucket}/{self._key(path)}"
@@ -146,6 +183,16 @@ class S3Documents:
     def _key(self, path: str) -> str:
         _checked(path)
         return _checked(f"{self._prefix}/{path}" if self._prefix else path)
+
+
+def _body(stream: StreamingBody) -> bytes:
+    """The whole body, or the first ``LARGEST + 1`` bytes of one that is larger."""
+    with closing(stream):
+        body = stream.read(LARGEST + 1)
+        # Length and checksum are compared by the read that meets the end.
+        while len(body) <= LARGEST and (more := stream.read(LARGEST + 1 - len(body))):
+            body += more
+        return body
 
 
 def _checked(key: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 import pytest
 
 from rotator.errors import ConfigurationError, Conflict
-from rotator.ports import Document, Headers
+from rotator.ports import LARGEST, Document, Headers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +78,16 @@ class DocumentStoreContract:
         store.create(path, b"", PLAIN)
         found = self.document(store, path)
         assert (found.body, found.headers) == (b"", PLAIN)
+
+    def test_of_a_document_larger_than_any_of_ours_no_more_is_read_and_it_can_be_replaced(
+        self, store: DocumentStore, path: str
+    ) -> None:
+        for extra, read in ((0, LARGEST), (1, LARGEST + 1), (100_000, LARGEST + 1)):
+            version = store.create(f"{path}{extra}", b"x" * (LARGEST + extra), JWKS)
+            found = self.document(store, f"{path}{extra}")
+            assert len(found.body) == read
+            assert store.replace(f"{path}{extra}", b"small", JWKS, found.version) != version
+            assert self.document(store, f"{path}{extra}").body == b"small"
 
     def test_a_second_create_conflicts_and_changes_nothing(self, store: DocumentStore, path: str) -> None:
         store.create(path, b"first", JWKS)
