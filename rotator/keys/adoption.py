@@ -193,7 +193,7 @@ def taken(keys: Sequence[Jwk], halves: Sequence[Half], signing: Collection[str],
         for each in _ordered(alg, found, signing, policy, faults)
     ]
     if faults:
-        raise Refused("Nothing was changed. " + " ".join(faults))
+        raise Refused(" ".join([*faults, "Nothing was changed."]))
     return tuple(chosen)
 
 
