@@ -62,7 +62,7 @@ def convert(
     body = _body(made, chosen, private=private)
     if out is not None:
         sources.write(out, body, private=keeps, force=force)
-        output.say(f"Wrote {out}: {len(made)} key{'s' if len(made) != 1 else ''}.", err=True)
+        output.say(f"Wrote {out}: {_count(len(made), 'key', 'keys')}.", err=True)
     elif chosen == "der":
         if sys.stdout.isatty():
             raise ConfigurationError("DER is no text: name a file with --out, or pipe it on.")
@@ -108,23 +108,26 @@ def _chosen(items: Sequence[Item], *, private: bool) -> Iterator[Jwk]:
 
     dropped = symmetric = 0
     for item in items:
-        secret = is_private(item.jwk)
         jwk = dict(item.jwk) if private else writing.public_half(item.jwk)
-        dropped += secret and not private
+        dropped += is_private(item.jwk) and not private
         if jwk is None:
             symmetric += 1
             continue
-        if jwk["kty"] != "oct":
-            # What cannot be read is not passed on; a private half is proven to belong to its public one.
-            keys.private_key(jwk) if private and secret else keys.public_key(jwk)
+        # What is no key is not passed on.
+        keys.prove(jwk)
         yield writing.with_certificates(jwk, item.chain) if item.chain else jwk
     if symmetric == len(items):
         raise ConfigurationError(
             "There is no key with a public half in it; --private keeps symmetric and private ones."
         )
-    if dropped:
-        left = f"{symmetric} symmetric left out, " if symmetric else ""
-        output.say(f"Private halves dropped: {left}{dropped} in all. --private keeps them.", err=True)
+    if dropped > symmetric:
+        output.say(f"Left out: {_count(dropped - symmetric, 'private half', 'private halves')} (--private).", err=True)
+    if symmetric:
+        output.say(f"Left out: {_count(symmetric, 'symmetric key', 'symmetric keys')} (--private).", err=True)
+
+
+def _count(number: int, one: str, more: str) -> str:
+    return f"{number} {one if number == 1 else more}"
 
 
 def _labelled(jwk: Jwk, kid: str | None, alg: str | None) -> Jwk:

@@ -109,10 +109,15 @@ def _lines(name: str, report: Report) -> Iterator[str]:
 
 
 def _of_key(key: KeyReport) -> Iterator[str]:
-    operations = ",".join(key.key_ops) if key.key_ops else None
-    labels = [key.type, key.use or operations or "-", key.alg or "-", "PRIVATE" if key.private else "", _shown(key)]
+    labels = {"use": key.use, "key_ops": " ".join(key.key_ops or ()), "alg": key.alg}
+    facts = [
+        key.type,
+        *(f"{name} {value}" for name, value in labels.items() if value),
+        *(["private"] if key.private else []),
+        *([key.form] if key.where and key.form != "JWK" else []),
+    ]
     yield ""
-    yield f"{key.where or key.form}: " + "  ".join(label for label in labels if label)
+    yield f"{key.where or key.form}: {', '.join(facts)}"
     if key.kid is not None:
         yield f"  kid           {key.kid}"
     if key.thumbprint is not None:
@@ -123,10 +128,6 @@ def _of_key(key: KeyReport) -> Iterator[str]:
             f"  certificate   {certificate.subject.rfc4514_string() or '(no subject)'}"
             f"  {certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"
         )
-
-
-def _shown(key: KeyReport) -> str:
-    return f"({key.form})" if key.where and key.form != "JWK" else ""
 
 
 def _of_token(token: TokenReport) -> Iterator[str]:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 #: Where a public half that is written may be read by anybody, less the umask.
 _PUBLIC_MODE = 0o644
 
+#: Bytes of a passphrase.
+_LONGEST = 10_000
+
 Source = Annotated[str, typer.Argument(metavar="FILE|URL|-", help="A file, a URL, or - for standard input.")]
 PassphraseFile = Annotated[
     Path | None,
@@ -34,8 +37,9 @@ class Reader:
     """Reads inputs; the passphrase is asked for once, when the first encrypted key is met."""
 
     def __init__(self, passphrase_file: Path | None = None) -> None:
-        self._file = passphrase_file
         self._known: bytes | None = None
+        if passphrase_file is not None:
+            self._known = _file(str(passphrase_file), _LONGEST).removesuffix(b"\n").removesuffix(b"\r")
 
     def read(self, source: str) -> Contents:
         """What stands at ``source``, whatever it is.
@@ -50,8 +54,6 @@ class Reader:
         return reading.too_large(len(body)) if len(body) > reading.MAX_BYTES else reading.read(body, self._passphrase)
 
     def _passphrase(self, form: str) -> bytes | None:
-        if self._known is None and self._file is not None:
-            self._known = _file(str(self._file), 10_000).removesuffix(b"\n").removesuffix(b"\r")
         if self._known is None and output.can_ask():
             self._known = str(typer.prompt(f"Passphrase of the {form}", hide_input=True, err=True)).encode()
         return self._known

@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from rotator.jose.findings import Finding, error, note, warning
+from rotator.jose.keys import MOST_RSA_BITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +28,9 @@ def of_rsa(n: int, e: int) -> Iterator[Finding]:
     if bits < _LEAST_BITS:
         cut = " (it looks cut off)" if bits < _CUT_OFF_BITS else ""
         yield error("rsa-size", f"An RSA key of {bits} bits{cut}: 2048 is the least. Replace it.", _SIZE)
+    elif bits > MOST_RSA_BITS:
+        yield error("rsa-size", f"An RSA key of {bits:,} bits: nothing verifies with more than {MOST_RSA_BITS:,}.", _SIZE)
+        return
     elif bits > _MOST_BITS:
         says = f"An RSA key of {bits} bits: verifying is slow, and many verifiers refuse it. 4096 is plenty."
         yield warning("rsa-size", says, _SIZE)

@@ -25,6 +25,11 @@ _ROTATED = {row.key_kind: row for row in ALGORITHMS.values()}
 
 _SECP256K1 = "secp256k1"
 
+#: OpenSSL verifies with no larger RSA key; arithmetic with larger numbers could take for ever.
+MOST_RSA_BITS = 16_384
+
+_LEAST_PRIME = 3
+
 
 # -- from cryptography ------------------------------------------------------------------------------------------------
 
@@ -109,6 +114,21 @@ def private_key(jwk: Mapping[str, Any]) -> PrivateKeyTypes:
     return private
 
 
+def prove(jwk: Mapping[str, Any]) -> None:
+    """Return if ``jwk`` is a key, public, private or symmetric, whose members belong together.
+
+    Raises:
+        ConfigurationError: it is none. Never quotes the input.
+    """
+    if jwk.get("kty") == "oct":
+        with _telling("symmetric"):
+            unb64u(jwk["k"])
+    elif jwks.is_private(jwk):
+        private_key(jwk)
+    else:
+        public_key(jwk)
+
+
 @contextmanager
 def _telling(half: str) -> Iterator[None]:
     try:
@@ -156,13 +176,22 @@ def _rsa(jwk: Mapping[str, Any]) -> rsa.RSAPrivateKey:
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     n, e, d = (_number(jwk, name) for name in ("n", "e", "d"))
+    if n.bit_length() > MOST_RSA_BITS or not 1 < e < n or not 1 < d < n:
+        raise ValueError("out of range")
     if "p" in jwk:
         p, q, dp, dq, qi = (_number(jwk, name) for name in ("p", "q", "dp", "dq", "qi"))
     else:
         # RFC 7518 section 6.3.2 lets a producer leave out all of these.
         p, q = rsa.rsa_recover_prime_factors(n, e, d)
         dp, dq, qi = rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), rsa.rsa_crt_iqmp(p, q)
-    return rsa.RSAPrivateNumbers(p, q, d, dp, dq, qi, rsa.RSAPublicNumbers(e, n)).private_key()
+    # Whether p and q are primes is not asked: that would cost as much as a new key.
+    if p * q != n or min(p, q) < _LEAST_PRIME or any(e * d % (prime - 1) != 1 for prime in (p, q)):
+        raise ValueError("not one key")
+    if (dp, dq, qi * q % p) != (d % (p - 1), d % (q - 1), 1):
+        raise ValueError("not one key")
+    return rsa.RSAPrivateNumbers(p, q, d, dp, dq, qi, rsa.RSAPublicNumbers(e, n)).private_key(
+        unsafe_skip_rsa_key_validation=True
+    )
 
 
 def _number(jwk: Mapping[str, Any], member: str) -> int:

@@ -271,7 +271,7 @@ def _members(found: list[Any], findings: list[Finding]) -> Iterator[Item]:
 def _instead(document: Mapping[str, Any]) -> str:
     address = document.get("jwks_uri")
     if isinstance(address, str):
-        return f"This is a discovery document, not a key set: inspect the address in its 'jwks_uri', {address:.200}"
+        return f"This is a discovery document, not a key set: inspect the address {address:.200} in its 'jwks_uri'."
     if document and all(isinstance(value, str) and "BEGIN CERTIFICATE" in value for value in document.values()):
         return "These are certificates by key ID (as Google's 'x509' address serves them), not a key set."
     if {"ciphertext", "encrypted_key", "recipients"} & document.keys():

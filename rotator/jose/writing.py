@@ -156,9 +156,9 @@ def ordered(jwk: Mapping[str, Any]) -> Jwk:
 def public_half(jwk: Mapping[str, Any]) -> Jwk | None:
     """``jwk`` without its private members, fit to be published; ``None``: nothing of it is public."""
     public = jwks.without_private(jwk)
-    if public is not None and "key_ops" in public:
+    if public is not None and isinstance(public.get("key_ops"), list):
         turned = {"sign": "verify", "decrypt": "encrypt", "unwrapKey": "wrapKey"}
-        kept = [turned.get(each, each) for each in public["key_ops"]]
+        kept = [turned.get(each, each) for each in public["key_ops"] if isinstance(each, str)]
         # The public half of a key agreement does nothing by itself (RFC 7517 section 4.3).
         public["key_ops"] = list(dict.fromkeys(each for each in kept if each not in {"deriveKey", "deriveBits"}))
     return public
