@@ -157,7 +157,14 @@ class Recovery:
         # Which algorithms there were only the ledger knew.
         for alg, row in ALGORITHMS.items():
             sent = self._clock()
-            pointer = self._keys.read_pointer(self.keyset.name, row)
+            try:
+                pointer = self._keys.read_pointer(self.keyset.name, row)
+            except ConfigurationError:
+                if alg in self.keyset.policy.algorithms:
+                    raise
+                # Nobody can read a pointer whose home is being deleted, so nobody follows it.
+                pointers[alg] = None
+                continue
             self._observer.compare_clocks(sent, pointer.date, faults)
             pointers[alg] = pointer.id
         seen = {}
@@ -305,8 +312,9 @@ class Recovery:
         found = []
         for held in store.held(self.keyset.name):
             spki, made_at = store.public_half(self.keyset.name, held)
-            created_at = held.created_at or made_at
-            found.append(Found(held.id, held.alg, held.handle, spki, held.ledger_id, created_at, held.unsigned))
+            if spki is not None:
+                created_at = held.created_at or made_at
+                found.append(Found(held.id, held.alg, held.handle, spki, held.ledger_id, created_at, held.unsigned))
         return found
 
     def _written_over(self, ring: Keyring, world: _World, readable: Collection[Keyring]) -> Keyring:

@@ -27,11 +27,13 @@ from rotator.errors import (
     RotatorError,
     StoreError,
 )
+from rotator.keys.algorithms import ALGORITHMS
 from rotator.keys.material import ecdsa_der_to_jose
-from rotator.ports import Headers, KeyRef, Pointer, StoredKey, Stray, Traits
+from rotator.ports import Headers, Held, KeyRef, Pointer, StoredKey, Stray, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from datetime import datetime
     from typing import Any
 
     from mypy_boto3_kms import KMSClient
@@ -64,6 +66,9 @@ _RAW_BYTES = 4096
 #: Seconds to wait for a key or alias made a moment ago: KMS reads are eventually consistent.
 _PAUSES = (0.2, 0.4, 0.8, 1.6)
 _NOT_YET = frozenset({"NotFoundException", "KMSInvalidStateException"})
+
+#: States of a key that is not being deleted.
+_ALIVE = frozenset({"Enabled", "Disabled"})
 
 #: What DisableKey and ScheduleKeyDeletion answer for a key that is deleted already, or going to be.
 _GONE = _NOT_YET
@@ -308,6 +313,56 @@ class KmsKeys:
 
     def strays(self, keyset: str) -> Sequence[Stray]:
         """Every enabled or disabled key with all tags of this prefix and key set, as far as the tag index knows yet."""
+        strays = []
+        for arn, tags in self._tagged(keyset).items():
+            if not {"rotator:ledger", "rotator:intent", "rotator:attempt"} <= tags.keys():
+                continue
+            # The tag index may still list a key that is long deleted.
+            key = self._describe(arn)
+            if key is not None and key.get("KeyState") in _ALIVE:
+                created_at = key["CreationDate"].astimezone(UTC)
+                strays.append(
+                    Stray(arn, tags["rotator:ledger"], tags["rotator:intent"], tags["rotator:attempt"], created_at)
+                )
+        return strays
+
+    def held(self, keyset: str) -> Sequence[Held]:
+        """See :meth:`rotator.ports.Searchable.held`. Every key with an alias of this key set, or with its tags."""
+        found: dict[str, Held] = {}
+        tagged = self._tagged(keyset)
+        named = {alias: alias.split("/")[-2:] for alias in self._intent_aliases(keyset)}
+        # Those with an alias first: a key that lost the race for its alias has the same intent among its tags.
+        for name in (*named, *tagged):
+            key = self._describe(name)
+            if key is None or key.get("KeyState") not in _ALIVE or key["Arn"] in found:
+                continue
+            arn, tags = key["Arn"], tagged.get(key["Arn"], {})
+            alg, id_ = named.get(name, (None, tags.get("rotator:intent", "")))
+            lost = any(each.id == id_ for each in found.values())
+            made_at = key["CreationDate"].astimezone(UTC)
+            found[arn] = Held(arn, "" if lost else id_, alg, tags.get("rotator:ledger"), made_at)
+        return tuple(found.values())
+
+    def public_half(self, keyset: str, held: Held) -> tuple[bytes | None, datetime | None]:
+        """See :meth:`rotator.ports.Searchable.public_half`. KMS does not tell it of a key that is disabled."""
+        del keyset  # An ARN says it all.
+        try:
+            return self._public_key(held.handle), held.created_at
+        except StoreError as exc:
+            if _code(exc) not in _REASONS:
+                raise
+            return None, held.created_at
+
+    def _intent_aliases(self, keyset: str) -> list[str]:
+        """Every alias of ``keyset`` that names a key after its intent."""
+        ours = re.compile(rf"alias/{re.escape(f'{self._prefix}/{keyset}')}/({'|'.join(ALGORITHMS)})/(?!current$)[^/]+")
+        with translated("kms:ListAliases", "*"):
+            pages = self._client().get_paginator("list_aliases").paginate(PaginationConfig={"PageSize": 100})
+            names = [alias["AliasName"] for page in pages for alias in page["Aliases"]]
+        return [name for name in names if ours.fullmatch(name)]
+
+    def _tagged(self, keyset: str) -> Mapping[str, Mapping[str, str]]:
+        """The tags of each key with those of this prefix and key set, as far as the tag index knows yet."""
         with translated("tag:GetResources", "*"):
             pages = (
                 self._tagging()
@@ -318,23 +373,11 @@ class KmsKeys:
                     PaginationConfig={"PageSize": 100},
                 )
             )
-            tagged = {
+            return {
                 found["ResourceARN"]: {tag["Key"]: tag["Value"] for tag in found["Tags"]}
                 for page in pages
                 for found in page["ResourceTagMappingList"]
             }
-        strays = []
-        for arn, tags in tagged.items():
-            if not {"rotator:ledger", "rotator:intent", "rotator:attempt"} <= tags.keys():
-                continue
-            # The tag index may still list a key that is long deleted.
-            key = self._describe(arn)
-            if key is not None and key.get("KeyState") in {"Enabled", "Disabled"}:
-                created_at = key["CreationDate"].astimezone(UTC)
-                strays.append(
-                    Stray(arn, tags["rotator:ledger"], tags["rotator:intent"], tags["rotator:attempt"], created_at)
-                )
-        return strays
 
     def discard(self, stray: Stray) -> None:
         """Disable the key, so that it is stopped even where deletion is denied, and schedule its deletion."""

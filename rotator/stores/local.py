@@ -18,12 +18,14 @@ import shlex
 import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, get_args
 
 from rotator import files
 from rotator.errors import AccessDenied, ConfigurationError, Conflict, Refused
 from rotator.keys import jwks, material
-from rotator.ports import KeyRef, Pointer, StoredKey, Traits
+from rotator.keys.algorithms import ALGORITHMS
+from rotator.ports import Held, KeyRef, Pointer, StoredKey, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -224,6 +226,29 @@ class LocalKeys:
                 each.unlink(missing_ok=True)
 
         self._end(ref, "destroy", erase)
+
+    def held(self, keyset: str) -> Sequence[Held]:
+        """See :meth:`rotator.ports.Searchable.held`. One for each key file, disabled or not; its age is the file's."""
+        home = self._root / _checked(keyset, _KEYSET, "a key set")
+        found: dict[tuple[str, str], Held] = {}
+        with files.translated("look into", home):
+            for alg in ALGORITHMS if home.is_dir() else ():
+                if not self._refuse_loose(home / alg):
+                    continue
+                for file in sorted(each for each in _files(home / alg) if each.name != _POINTER):
+                    id_ = file.name.removesuffix(_DISABLED).removesuffix(_KEY)
+                    made_at = datetime.fromtimestamp(file.stat().st_mtime, UTC)
+                    if _ID.fullmatch(id_):
+                        found.setdefault((alg, id_), Held(f"{id_}{_KEY}", id_, alg, created_at=made_at))
+        return tuple(found.values())
+
+    def public_half(self, keyset: str, held: Held) -> tuple[bytes | None, datetime | None]:
+        """See :meth:`rotator.ports.Searchable.public_half`. The file is read, and decrypted where it is encrypted."""
+        row = ALGORITHMS[held.alg or ""]
+        file = self._directory(keyset, row) / f"{_checked(held.id, _ID, 'an intent')}{_KEY}"
+        with files.translated("read", file):
+            private = self._existing(file, row)
+        return (material.spki(private) if private else None), held.created_at
 
     def strays(self, keyset: str) -> Sequence[Stray]:
         """None: every key here is named after an intent that a ledger recorded before."""

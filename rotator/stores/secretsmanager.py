@@ -17,13 +17,15 @@ import re
 import secrets
 import uuid
 from contextlib import suppress
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from rotator.aws import date_of, translated
 from rotator.errors import ConfigurationError, Conflict, Refused, RotatorError, StoreError
 from rotator.keys import material
+from rotator.keys.algorithms import ALGORITHMS
 from rotator.keys.jwks import public_jwk
-from rotator.ports import Pointer, StoredKey, Traits
+from rotator.ports import Held, Pointer, StoredKey, Traits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -310,6 +312,36 @@ class SecretsManagerKeys:
                 return
         raise StoreError(f"The labels of secret {name} change faster than they can be read.")
 
+    def held(self, keyset: str) -> Sequence[Held]:
+        """See :meth:`rotator.ports.Searchable.held`. One DescribeSecret for each algorithm that there is."""
+        found = []
+        for alg, row in ALGORITHMS.items():
+            name = self._name(keyset, row)
+            try:
+                versions, _ = self._describe(name)
+            except ConfigurationError:
+                # The whole secret is going to be deleted.
+                continue
+            # AWSPREVIOUS is wherever AWSCURRENT was before: without it AWSCURRENT never moved.
+            unmoved = versions.holder(_CURRENT) == _first(name) and versions.holder(_PREVIOUS) is None
+            labels = set().union(*versions.values())
+            ids = sorted({match["id"] for label in labels if (match := _KEY_LABEL.fullmatch(label))})
+            found += [Held(id_, id_, alg, unsigned=unmoved) for id_ in ids if _label(id_) in labels]
+        return found
+
+    def public_half(self, keyset: str, held: Held) -> tuple[bytes | None, datetime | None]:
+        """See :meth:`rotator.ports.Searchable.public_half`. One GetSecretValue, as there is no other way to know it."""
+        name = self._name(keyset, ALGORITHMS[held.alg or ""])
+        answer = self._answer(name, VersionStage=_label(held.id))
+        if answer is None:
+            return None, None
+        made_at = answer.get("CreatedDate")
+        try:
+            private = material.load_private_jwk(_parsed(answer.get("SecretString")))
+        except ConfigurationError as exc:
+            raise ConfigurationError(f"Secret {name}, version labelled {_label(held.id)}: {exc}") from None
+        return material.spki(private), made_at.astimezone(UTC) if made_at else None
+
     def strays(self, keyset: str) -> Iterable[Stray]:  # noqa: ARG002 - the port's signature
         """Nothing: a version is named after its intent before it exists."""
         return ()
@@ -379,10 +411,13 @@ class SecretsManagerKeys:
 
     def _value(self, name: str, **which: str) -> str | None:
         """The value of one version; ``None``: there is none."""
+        return (self._answer(name, **which) or {}).get("SecretString")
+
+    def _answer(self, name: str, **which: str) -> Mapping[str, Any] | None:
         client = self._client()
         with translated("secretsmanager:GetSecretValue", f"secret {name}"):
             try:
-                return client.get_secret_value(SecretId=name, **which).get("SecretString")
+                return client.get_secret_value(SecretId=name, **which)
             except (client.exceptions.ResourceNotFoundException, client.exceptions.InvalidRequestException):
                 return None
 
