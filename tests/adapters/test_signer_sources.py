@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 import uuid
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -27,10 +31,11 @@ from rotator.stores.secretsmanager import SecretsManagerKeys
 from tests.contracts.key_store import intend, ref_to
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rotator.ports import KeyRef, KeyStore
 
+README = Path(__file__).parents[2] / "README.md"
+#: What only the daemon and the command line need.
+DAEMON = "apscheduler httpx prometheus_client pydantic pydantic_settings rich structlog typer"
 LAG = timedelta(hours=2)
 CLAIMS = {"iss": "https://id.acme.example", "sub": "u1"}
 
@@ -415,3 +420,32 @@ def test_a_token_of_pyjwts_own_making_is_the_same_token(files: Issuer) -> None:
     theirs = jwt.encode(CLAIMS, private, algorithm="EdDSA", headers={"kid": ref.kid})
     assert jwt.decode(token, jwt.PyJWK(files.public[ref.kid]), algorithms=["EdDSA"]) == CLAIMS
     assert token.split(".")[1] == theirs.split(".")[1]
+
+
+def test_the_readme_signs_a_token(secrets: Issuer, moto_url: str) -> None:
+    """As somebody would who copied it, in a process that has nothing of the daemon."""
+    ref = secrets.rotate()
+    example = README.read_text(encoding="utf-8").split("<!-- signer -->\n```python\n")[1].split("```")[0]
+    assert example.count("secretsmanager://acme/jwt#acme/ES256") == 1
+    script = f"import sys\nfor name in {DAEMON!r}.split():\n    sys.modules[name] = None\n"
+    script += example.replace("secretsmanager://acme/jwt", secrets.uri) + "print(token)\n"
+    environment = {**os.environ, "AWS_ENDPOINT_URL": moto_url, "AWS_REGION": "eu-west-1"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert secrets.signed_by(done.stdout.strip()) == ref.kid
+
+
+@pytest.mark.parametrize("alg", ["ES256", "RS256"])
+def test_files_need_neither_boto3_nor_the_daemon(files: Issuer, alg: str) -> None:
+    ref = files.rotate(alg)
+    script = f"""
+import sys
+for name in {DAEMON!r}.split() + ["boto3", "botocore"]:
+    sys.modules[name] = None
+from datetime import timedelta
+from rotator.signer import Signer
+print(Signer.open("{files.uri}#acme/{alg}", signer_lag=timedelta(hours=1)).sign({{"sub": "u1"}}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert files.signed_by(done.stdout.strip()) == ref.kid
