@@ -18,11 +18,12 @@ from rotator.errors import ConfigurationError, Conflict, Refused, RotatorError, 
 from rotator.keys import adoption, facts, jwks, material
 from rotator.keys.adoption import Shown, published_keys, taken
 from rotator.keys.algorithms import ALGORITHMS
+from rotator.keys.discovery import Discovery
 from rotator.keys.halves import Half, is_encrypted, read_halves
 from rotator.keys.keyring import Stage, from_json, to_json
 from rotator.keys.policy import KeySet, Policy, PublicDocument
 from rotator.ports import Fetched, Headers, KeyRef, Pointer, StoredKey, Takeover
-from tests.world import POLICY, START, Killed, Ports, Turns, World
+from tests.world import POLICY, START, Killed, Ports, Turns, Violation, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from rotator.keys.algorithms import Algorithm
     from rotator.keys.jwks import Jwk
-    from rotator.keys.keyring import Keyring
+    from rotator.keys.keyring import Key, Keyring
 
 WHERE = "s3://acme-jwks/acme/jwks.json"
 MANY = Policy(algorithms=("RS256", "ES256", "EdDSA"), max_keys=20)
@@ -500,7 +501,7 @@ class Standing(World):
         # From now on the world's checker watches over what the former keys signed, too.
         for key in ring.keys:
             if key.superseded_at:
-                self.named_until.setdefault(key.id, key.superseded_at)
+                self.named_until.setdefault(key.id, self.now)
         return ring
 
     def end(self) -> object:
@@ -667,6 +668,15 @@ def test_a_view_must_show_our_keys_as_they_are() -> None:
     assert "max-age=3600" in {entry.cache_control for entry in ring.documents["old"].served}
 
 
+def test_a_document_that_may_not_show_a_key_it_holds_is_refused() -> None:
+    world = Standing().stand()
+    only = PublicDocument("jwks", "acme/jwks.json", (), frozenset({"ES256"}))
+    other = PublicDocument("ed", "acme/ed.json", (), frozenset({"EdDSA"}))
+    world.keyset = replace(world.keyset, documents=(only, other))
+    assert "memory:acme/jwks.json holds 2026, but the configuration does not let it show EdDSA" in refusal(world.adopt)
+    assert untouched(world)
+
+
 def test_a_view_that_is_not_there_yet_is_no_hindrance() -> None:
     world = Standing().stand()
     view = PublicDocument("old", "acme/old.json", (), frozenset({"EdDSA"}))
@@ -681,6 +691,36 @@ def test_members_beside_the_keys_are_told_to_be_lost() -> None:
     world = Standing().stand()
     world._written("acme/jwks.json", document(*world.keys, owner="us"), world.headers)
     assert world.adoption().propose(world.halves, ["2026"]).lost_members == ("owner",)
+
+
+LISTED = {"issuer": "https://id.acme.example", "jwks_uri": URL, "response_types_supported": ["id_token"]}
+
+
+@pytest.mark.parametrize(
+    ("standing", "lost"),
+    [
+        (LISTED | {"id_token_signing_alg_values_supported": ["EdDSA"]}, None),
+        (LISTED, None),
+        (LISTED | {"token_endpoint": "https://id.acme.example/token"}, "'token_endpoint'"),
+        (LISTED | {"issuer": "https://old.example"}, "'issuer'"),
+        (LISTED | {"id_token_signing_alg_values_supported": ["EdDSA", "RS256"]}, "'id_token_signing_alg_values"),
+        (LISTED | {"id_token_signing_alg_values_supported": "EdDSA"}, "'id_token_signing_alg_values"),
+        ([], "itself"),
+    ],
+)
+def test_a_discovery_document_that_stands_must_not_lose_a_member(standing: Any, lost: str | None) -> None:
+    world = Standing().stand()
+    found = Discovery("https://id.acme.example", URL)
+    path = "acme/openid-configuration"
+    world.keyset = replace(world.keyset, discovery=PublicDocument("discovery", path, discovery=found))
+    world.adoption().propose(world.halves, ["2026"])
+    world.documents[path] = (json.dumps(standing).encode(), "v", Headers("application/json", "max-age=60"))
+    if lost:
+        said = refusal(lambda: world.adoption().propose(world.halves, ["2026"]))
+        assert f"memory:{path} would lose or change {lost}" in said
+        assert untouched(world)
+    else:
+        assert "discovery" in world.adopt().documents
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------
@@ -814,6 +854,43 @@ def test_a_machine_whose_clock_is_off_adopts_nothing(hours: int) -> None:
     world.skew["person"] = timedelta(hours=hours)
     assert "this machine's clock is " in refusal(world.adopt)
     assert untouched(world)
+
+
+# -- take a protection away, and the world breaks ----------------------------------------------------------------------
+
+
+def test_without_the_headers_of_before_a_cache_lacks_the_key_that_signs(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Headers("application/json", "max-age=864000, stale-if-error=0")
+    world = Standing(replace(POLICY, lifetime=3 * DAY), headers=slow).stand()
+
+    def forgetful(ring: Keyring, *_: object, foreign: bool = False) -> Keyring:
+        return ring if foreign else remembered(ring, *_)  # type: ignore[arg-type]
+
+    remembered = facts.served
+    monkeypatch.setattr(facts, "served", forgetful)
+    world.adopt()
+    monkeypatch.undo()
+    # What a tick would note by itself: the document was put right before it came.
+    body = world.documents["acme/jwks.json"][0]
+    world._written("acme/jwks.json", body, Headers("application/jwk-set+json", world.policy.cache_control))
+    with pytest.raises(Violation, match="may hold a copy without it"):
+        world.run(10 * DAY)
+
+
+def test_without_retention_from_now_on_a_previous_key_ends_while_issuers_may_sign_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = Standing().stand()
+    made = adoption._key
+
+    def hasty(*given: Any) -> Key:
+        key = made(*given)
+        return key if key.activated_at else replace(key, superseded_at=START - DAY)
+
+    monkeypatch.setattr(adoption, "_key", hasty)
+    world.adopt()
+    with pytest.raises(Violation, match="2025 was disabled while issuers may sign with it"):
+        world.run(DAY)
 
 
 # -- every effect fails ----------------------------------------------------------------------------------------------

@@ -197,7 +197,10 @@ def _notes(proposal: Proposal, keyset: KeySet) -> Iterator[str]:
     if any(not each.signs for each in proposal.taken):
         yield f"previous keys may have signed until now; they stay published for {text(policy.retention)}."
     if any(each.half.private is None for each in proposal.taken):
-        yield "after its retention rotator disables an adopted KMS key and schedules its deletion, as with its own."
+        yield (
+            f"an adopted KMS key is disabled {text(policy.signer_lag + 2 * policy.clock_skew)} after it stopped being"
+            " current, and scheduled for deletion after its retention, like rotator's own."
+        )
     if proposal.lost_members:
         lost = ", ".join(proposal.lost_members)
         yield f"members beside 'keys' are not kept when the document is next written: {lost:.200}."

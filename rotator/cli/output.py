@@ -90,6 +90,7 @@ def key_facts(key: Key, keyset: KeySet) -> dict[str, Any]:
         "kid": key.kid,
         "alg": key.alg,
         "stage": str(key.stage),
+        "adopted": key.adopted,
         "intended_at": key.intended_at,
         "created_at": key.created_at,
         "published_at": key.published_at,

@@ -121,6 +121,9 @@ class Adoption:
         self._agree(source, keys, given, fetched)
         taken = adoption.taken(keys, halves, signing, self.keyset.policy)
         self._views_agree(documents, taken)
+        shown = tuple(self._shown(each, documents, fetched, keys) for each in self.keyset.documents)
+        self._no_document_hides(taken, shown)
+        self._discovery_keeps_its_members(taken, shown, clock_faults)
         algorithms = dict.fromkeys((*(each.algorithm.alg for each in taken), *self.keyset.policy.algorithms))
         self._keys.check(self.keyset.name, [algorithm(alg) for alg in algorithms])
         self._pointers_are_free(list(algorithms), taken, clock_faults)
@@ -135,7 +138,7 @@ class Adoption:
             source,
             body,
             standing is not None,
-            tuple(self._shown(each, documents, fetched, keys) for each in self.keyset.documents),
+            shown,
             adoption.lost_members(body),
         )
 
@@ -202,6 +205,31 @@ class Adoption:
             for each in taken:
                 if theirs.get(each.kid, each.jwk) != each.jwk:
                     raise Refused(f"{where} shows {each.kid} with other members. Nothing was changed. Mend it first.")
+
+    def _no_document_hides(self, taken: Sequence[Taken], shown: Sequence[Shown]) -> None:
+        """Refuse where the next tick would take a key out of a document, because of what the document is to show."""
+        for one in shown:
+            for each in taken:
+                if each.kid in one.kids and not one.document.shows(each.algorithm.alg):
+                    raise Refused(
+                        f"{self._public.locate(one.document.path)} holds {each.kid}, but the configuration does not let"
+                        f" it show {each.algorithm.alg}: it would leave. Nothing was changed. Add that to 'shows'."
+                    )
+
+    def _discovery_keeps_its_members(
+        self, taken: Sequence[Taken], shown: Sequence[Shown], clock_faults: list[str]
+    ) -> None:
+        """Refuse where a discovery document stands that would lose a member to rotator's."""
+        document = self.keyset.discovery
+        found = self._read(document, clock_faults) if document else None
+        if document is None or document.discovery is None or found is None:
+            return
+        ring = adoption.adopted(self.keyset, "", [(each, "") for each in taken], shown, self._clock())
+        if lost := adoption.lost_discovery(found[0], document.discovery, ring):
+            raise Refused(
+                f"{self._public.locate(document.path)} would lose or change {', '.join(lost)}. Nothing was changed. Say"
+                " them in the 'discovery' of this key set, or leave that out: then this document is never touched."
+            )
 
     def _pointers_are_free(self, algorithms: Sequence[str], taken: Sequence[Taken], clock_faults: list[str]) -> None:
         """Refuse where issuers follow a pointer to another key already."""

@@ -45,8 +45,8 @@ class Ledger:
         if reading.document is None:
             raise Refused(
                 f"Key set {self.keyset}: there is no ledger at {self._store.locate(self.path)}. Nothing was changed."
-                f" For a new key set run 'rotator init'; if it was lost, run 'rotator recover {self.keyset}' (README,"
-                " 'Lost ledger'), and not init."
+                " For a new key set run 'rotator init', for one that stands already 'rotator adopt'; if it was lost,"
+                f" run 'rotator recover {self.keyset}' (README, 'Lost ledger'), and not init."
             )
         return self._parsed(reading.document.body), reading.document.version, reading.date
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rotator.errors import ConfigurationError, Refused
-from rotator.keys import facts, material
+from rotator.keys import discovery, facts, material
 from rotator.keys.algorithms import ALGORITHMS, Algorithm
 from rotator.keys.jwks import MAX_BYTES, REVISION_MEMBER, Jwk, adopted_id, is_private, public_members
 from rotator.keys.keyring import Event, Key, Keyring
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import datetime
 
+    from rotator.keys.discovery import Discovery
     from rotator.keys.halves import Half
     from rotator.keys.policy import KeySet, Policy, PublicDocument
 
@@ -147,6 +148,18 @@ def disagreement(one: Sequence[Jwk], other: Sequence[Jwk]) -> str | None:
         [f"shows {', '.join(shows[:4])} instead" if lacks else f"also shows {', '.join(shows[:4])}"] if shows else []
     )
     return " and ".join(words)
+
+
+def lost_discovery(body: bytes, wanted: Discovery, ring: Keyring) -> tuple[str, ...]:
+    """What a discovery document that stands would lose, or get otherwise, once rotator writes it; more is no loss."""
+    found = discovery.parse(body)
+    if found is None:
+        return ("itself (it is no JSON object)",)
+    ours = discovery.parse(discovery.project(ring, wanted) or b"{}") or {}
+    algs, theirs = ours.get(discovery.ALGORITHMS_MEMBER, ()), found.pop(discovery.ALGORITHMS_MEMBER, [])
+    lost = [f"{str(name)[:60]!r}" for name, value in found.items() if ours.get(name) != value]
+    fewer = not isinstance(theirs, list) or any(alg not in algs for alg in theirs)
+    return (*sorted(lost), *([repr(discovery.ALGORITHMS_MEMBER)] if fewer else []))
 
 
 # -- which key becomes what ----------------------------------------------------------------------------------------
@@ -319,7 +332,7 @@ def adopted(
     set was public before.
     """
     ring = Keyring(keyset=keyset.name, ledger_id=ledger_id, created_at=now, founded_at=now)
-    for document in keyset.documents:
+    for document in keyset.written:
         ring = facts.served(ring, keyset, document.name, keyset.policy.cache_control)
     for each in shown:
         for cache_control in each.cache_controls:
