@@ -349,6 +349,7 @@ class Fetched:
     body: bytes
     cache_control: str | None = None
     age: timedelta = timedelta(0)
+    content_type: str | None = None
 
 
 class Web(Protocol):

@@ -80,7 +80,13 @@ class HttpsWeb:
                         raise StoreError(f"{_shown(url)} answered {answer.status_code} instead of {_OK}.")
                     else:
                         body = await self._body(answer, _shown(url))
-                        return Fetched(body, answer.headers.get("Cache-Control"), _age(answer.headers.get("Age", "")))
+                        said = answer.headers
+                        return Fetched(
+                            body,
+                            said.get("Cache-Control"),
+                            _age(said.get("Age", "")),
+                            said.get("Content-Type"),
+                        )
         raise StoreError(f"{shown} redirects more than {_REDIRECTS} times.")
 
     def _client(self, url: httpx.URL) -> httpx.AsyncClient:

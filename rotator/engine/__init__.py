@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from rotator.engine.ledger import Ledger
 from rotator.engine.observe import Observer, World
 from rotator.engine.steps import Report, Steps
+from rotator.engine.verifying import Probe, Verification
 from rotator.errors import Conflict, Refused, RotatorError, StoreError
 from rotator.keys import facts
 from rotator.keys import plan as planning
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
+    from rotator.engine.upkeep import Upkeep
     from rotator.keys.policy import KeySet
     from rotator.ports import Cdn, Clock, DocumentStore, KeyStore, Web
 
@@ -102,6 +104,7 @@ class Engine:
         self._public, self._keys, self._clock, self._report = public, keys, clock, report
         self._ledger = Ledger(keyset.name, ledger, nonce)
         self._observer = Observer(keyset, ledger=self._ledger, public=public, keys=keys, clock=clock, web=web)
+        self._probe = Probe(keyset, observer=self._observer, keys=keys, web=web, nonce=nonce)
         self._steps = Steps(
             keyset,
             ledger=self._ledger,
@@ -163,6 +166,14 @@ class Engine:
         world = self._all_read()
         now = at or self._observer.now()
         return self._outcome(world, plan(world.ring, self.keyset, now, world.observed(), self._keys.traits), now)
+
+    def verify(self) -> Verification:
+        """What verifiers get and issuers sign, held against the ledger. Changes nothing.
+
+        Raises:
+            Refused: there is no ledger, or it is damaged.
+        """
+        return self._probe.verify()
 
     def tick(self) -> Outcome:
         """Do every step that is safe now, one by one; then say what is waited for.
@@ -250,6 +261,12 @@ class Engine:
         if world.faults:
             raise world.faults[0]
         return world
+
+    def upkeep(self) -> Upkeep:
+        """What looks through the key store, as the tick does now and then."""
+        from rotator.engine.upkeep import Upkeep
+
+        return Upkeep(self.keyset, observer=self._observer, keys=self._keys)
 
     def _outcome(self, world: World, the_plan: Plan, now: datetime, steps: Sequence[Report] = ()) -> Outcome:
         strangers = {
