@@ -17,8 +17,10 @@ from rotator.documents.cloudfront import CloudFront
 from rotator.documents.s3 import S3Documents
 from rotator.engine import Engine
 from rotator.engine.adoption import Adoption
+from rotator.engine.recovery import Recovery, Wanted
 from rotator.errors import AccessDenied
 from rotator.keys.algorithms import ALGORITHMS
+from rotator.keys.discovery import Discovery
 from rotator.keys.jwks import public_jwk
 from rotator.keys.keyring import from_json
 from rotator.keys.policy import KeySet, Policy, PublicDocument
@@ -53,6 +55,8 @@ PLACEHOLDERS = {
 }
 WITH_SECRETS = iam.policy("daemon-secretsmanager", "daemon-encryption", **PLACEHOLDERS)
 WITH_KMS = iam.policy("daemon-kms", **PLACEHOLDERS)
+RECOVER = iam.policy("recover", **PLACEHOLDERS)
+VIEWS = iam.policy("daemon-views", **PLACEHOLDERS)
 
 POLICY = Policy(algorithms=("ES256", "EdDSA"), lifetime=timedelta(days=2))
 
@@ -74,6 +78,8 @@ class Life:
     credentials: tuple[str, str] | None = None
     name: str = field(default_factory=lambda: f"acme-{uuid4().hex[:12]}")
     policy: Policy = POLICY
+    more: bool = False
+    """Also a view and a discovery document."""
 
     def __post_init__(self) -> None:
         self._s3 = self._client("s3")
@@ -95,13 +101,32 @@ class Life:
         )
 
     def engine(self) -> Engine:
+        at = f"{self.name}/.well-known"
+        documents = [PublicDocument("jwks", f"{at}/jwks.json")]
+        oidc = None
+        if self.more:
+            documents.append(PublicDocument("es256", f"{at}/jwks-es256.json", algorithms=frozenset({"ES256"})))
+            said = Discovery("https://id.acme.example", "https://id.acme.example/jwks.json")
+            oidc = PublicDocument("discovery", f"{at}/openid-configuration", discovery=said)
         return Engine(
-            KeySet(self.name, self.policy, (PublicDocument("jwks", f"{self.name}/.well-known/jwks.json"),)),
+            KeySet(self.name, self.policy, tuple(documents), discovery=oidc),
             ledger=self.ledger,
             public=self.public,
             keys=self.keys,
             clock=self.account.clock,
             web=Nowhere(),
+        )
+
+    def recovery(self) -> Recovery:
+        engine = self.engine()
+        return Recovery(
+            engine.keyset,
+            ledger=self.ledger,
+            public=self.public,
+            keys=self.keys,
+            clock=self.account.clock,
+            web=Nowhere(),
+            nonce=lambda: str(uuid4()),
         )
 
     def tick(self) -> Outcome:
@@ -237,9 +262,9 @@ def test_the_policies_reach_the_documents_of_the_example(name: str) -> None:
         f"{name}_PATH": f"{each.path}/" if each.path else "" for name, each in at.items()
     }
     placeholders = PLACEHOLDERS | places | {"PREFIX": configuration.keys.path}
-    role = iam.Role(iam.policy(f"daemon-{configuration.keys.scheme}", **placeholders))
+    role = iam.Role(iam.policy(f"daemon-{configuration.keys.scheme}", "daemon-views", **placeholders))
     for keyset in configuration.keysets:
-        for document in keyset.documents:
+        for document in keyset.written:
             where = f"arn:aws:s3:::{places['PUBLIC_BUCKET']}/{placeholders['PUBLIC_PATH']}{document.path}"
             assert role.allows(iam.Demand("s3:PutObject", where))
 
@@ -278,6 +303,18 @@ def test_a_whole_life_with_secrets_manager_needs_every_permission_and_no_other(
     life.run()
     assert life.role
     assert set(life.role.used) == iam.grants(WITH_SECRETS)
+
+
+def test_views_and_the_discovery_document_need_their_own_permissions_and_no_other(
+    daemon: Callable[[Statements, Statements], Life],
+) -> None:
+    life = replace(daemon([*WITH_SECRETS, *VIEWS], EVERYTHING), more=True)
+    life.run()
+    assert life.role
+    assert set(life.role.used) >= iam.grants(VIEWS)
+    without = replace(daemon(WITH_SECRETS, EVERYTHING), more=True)
+    with pytest.raises(AccessDenied, match=r"jwks-es256\.json"):
+        without.begin()
 
 
 @pytest.mark.slow
@@ -374,6 +411,48 @@ def test_an_issuer_without_its_conditions_would_read_the_next_key(
     assert not refused(secrets.get_secret_value, SecretId=f"{PREFIX}/{life.name}/ES256", VersionStage="AWSPENDING")
 
 
+def test_a_person_recovers_a_ledger_from_its_versions_with_two_permissions_more(
+    daemon: Callable[[Statements, Statements], Life],
+) -> None:
+    life = daemon([*WITH_SECRETS, *RECOVER], EVERYTHING)
+    life.begin()
+    before = life.ring()
+    owner = life.account.client("s3", credentials=life.credentials)
+    owner.put_bucket_versioning(Bucket=LEDGER, VersioningConfiguration={"Status": "Enabled"})
+    life.account.now += timedelta(days=3)
+    life.tick()
+    furthest = life.ring().revision
+    owner.delete_object(Bucket=LEDGER, Key=f"prod/{life.name}/ledger.json")
+
+    recovery = life.recovery()
+    proposal = recovery.propose()
+    assert proposal
+    assert proposal.source.endswith(f"revision {furthest}")
+    assert recovery.write(proposal).ledger_id == before.ledger_id
+    assert life.role
+    assert set(life.role.used) >= iam.grants(RECOVER)
+    life.tick()
+
+
+def test_without_them_the_ledger_is_rebuilt_by_the_permissions_of_the_daemon(
+    daemon: Callable[[Statements, Statements], Life],
+) -> None:
+    life = daemon(WITH_SECRETS, EVERYTHING)
+    life.begin()
+    before = {key.kid: key.stage for key in life.ring().keys}
+    owner = life.account.client("s3", credentials=life.credentials)
+    owner.delete_object(Bucket=LEDGER, Key=f"prod/{life.name}/ledger.json")
+    with pytest.raises(AccessDenied, match=r"s3:ListBucketVersions on .* --rebuild"):
+        life.recovery().propose()
+    wanted = Wanted(rebuild=True)
+    proposal = life.recovery().propose(wanted)
+    assert proposal
+    after = {key.kid: key.stage for key in life.recovery().write(proposal, wanted).keys}
+    assert after.keys() == before.keys()
+    assert [kid for kid in after if after[kid] == "current"] == [kid for kid in before if before[kid] == "current"]
+    life.tick()
+
+
 # -- KMS, on a ministack that keeps key states right and judges nothing ------------------------------------------------
 
 
@@ -401,6 +480,26 @@ def test_a_kms_permission_that_the_daemon_lacks_is_named_with_its_resource(
     message = str(caught.value)
     assert action in message
     assert any(where in message for where in (f"on {pattern}", life.name, f"{iam.ACCOUNT}:key/"))
+
+
+def test_a_ledger_is_rebuilt_from_kms_by_the_permissions_of_the_daemon(ministack: str, clock: datetime) -> None:
+    life = Life(iam.Account(ministack, clock), iam.Role(WITH_KMS), "kms")
+    life.begin()
+    before = life.ring()
+    assert life.engine().upkeep().discard() == []
+    life.account.client("s3").delete_object(Bucket=LEDGER, Key=f"prod/{life.name}/ledger.json")
+    wanted = Wanted(rebuild=True)
+    proposal = life.recovery().propose(wanted)
+    assert proposal
+    after = life.recovery().write(proposal, wanted)
+    assert after.ledger_id == before.ledger_id
+    assert {key.id: key.handle for key in after.keys} == {key.id: key.handle for key in before.keys}
+    for alg in POLICY.algorithms:
+        signing, signed = after.current(alg), before.current(alg)
+        assert signing
+        assert signed
+        assert signing.kid == signed.kid
+    life.tick()
 
 
 def test_without_the_permission_to_move_aliases_the_current_alias_stays_behind(

@@ -133,8 +133,8 @@ def test_every_setting_of_an_example_is_known_and_explained(file: Path) -> None:
     known = {path for path, _, _ in table()}
     above, section = "", ""
     for line in file.read_text().splitlines():
-        if header := re.fullmatch(r"\[+(\w+)\]+", line):
-            section = f"{header[1]}[]" if line.startswith("[[") else header[1]
+        if header := re.fullmatch(r"\[+([\w.]+)\]+", line):
+            section = header[1].replace("keysets.", "keysets[].") + ("[]" if line.startswith("[[") else "")
         elif setting := re.match(r"(?:# )?([a-z0-9_]+) = ", line):
             assert f"{section}.{setting[1]}" in known
             assert above.startswith("# "), f"{setting[1]} is not explained"
