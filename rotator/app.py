@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from rotator.engine import Outcome, Report
     from rotator.engine.adoption import Adoption
+    from rotator.engine.recovery import Recovery
     from rotator.keys.policy import KeySet
     from rotator.ports import AdoptingKeyStore, Cdn, DocumentStore
     from rotator.settings import Configuration, Location
@@ -160,6 +161,25 @@ def adoption(configuration: Configuration, keyset: KeySet) -> Adoption:
 
     ledger = _documents(configuration, configuration.ledger, private=True)
     return Adoption(
+        keyset,
+        ledger=ledger,
+        public=_documents(configuration, configuration.public, private=False),
+        keys=KEY_STORES[configuration.keys.scheme](configuration, ledger),
+        clock=now,
+        web=HttpsWeb(),
+        nonce=lambda: str(uuid.uuid4()),
+    )
+
+
+def recovery(configuration: Configuration, keyset: KeySet) -> Recovery:
+    """What brings back the ledger of ``keyset``, one of the configuration's. Nothing is asked of any store yet."""
+    import uuid
+
+    from rotator.documents.web import HttpsWeb
+    from rotator.engine.recovery import Recovery
+
+    ledger = _documents(configuration, configuration.ledger, private=True)
+    return Recovery(
         keyset,
         ledger=ledger,
         public=_documents(configuration, configuration.public, private=False),

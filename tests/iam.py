@@ -205,10 +205,12 @@ class Account:
         return list(getattr(self, f"_{service}")(operation, f"{kinds.get(service, service)}:{operation}", params))
 
     def _s3(self, operation: str, action: str, params: Mapping[str, Any]) -> Iterator[Demand]:
+        if operation == "ListObjectVersions":
+            yield Demand("s3:ListBucketVersions", f"arn:aws:s3:::{params['Bucket']}")
         if "Key" not in params:
             return
         where = f"arn:aws:s3:::{params['Bucket']}/{params['Key']}"
-        yield Demand(action, where)
+        yield Demand("s3:GetObjectVersion" if "VersionId" in params else action, where)
         if "IfMatch" in params:
             yield Demand("s3:GetObject", where)
         key = params.get("SSEKMSKeyId") or self._encrypted.get(where)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rotator.engine.observe import as_seen
 from rotator.errors import AccessDenied, RotatorError, StoreError
-from rotator.keys import discovery, facts, jwks
+from rotator.keys import discovery, facts, jwks, upkeep
 from rotator.keys import plan as planning
 from rotator.keys.algorithms import algorithm
 from rotator.keys.keyring import Event, Key, Keyring
@@ -377,16 +377,13 @@ class Steps:
 
     def _sweep(self, step: Step, world: World) -> None:
         now = self.now(world.ring)
-        handles = {key.handle for key in world.ring.keys}
-        unmade = {key.id for key in world.ring.keys if key.handle is None}
         for stray in self._keys.strays(self.keyset.name):
-            # Another ledger's keys are not ours to judge. A young key may belong to an attempt under way, and one of an
-            # unmade intent may yet be adopted by it.
-            young = now - stray.created_at < planning.STRAY_AGE
-            if stray.ledger_id != world.ring.ledger_id or stray.handle in handles or stray.id in unmade or young:
-                continue
-            self._keys.discard(stray)
-            self._warn("sweep", f"{stray.handle} is known to no ledger: disabled and scheduled for deletion")
+            spared = upkeep.known(world.ring, stray.handle) or upkeep.why_spared(
+                world.ring, now, key_id=stray.id, ledger_id=stray.ledger_id, created_at=stray.created_at
+            )
+            if not spared:
+                self._keys.discard(stray)
+                self._warn("sweep", f"{stray.handle} is known to no ledger: disabled and scheduled for deletion")
         self.commit(world, replace(world.ring, swept_at=now), step)
 
 

@@ -89,7 +89,8 @@ class Key:
     revoked_at: datetime | None = None
     revoke_reason: str | None = None
     fence_due: bool = False
-    """It was revoked in the middle of its promotion: a stalled worker may still try to move the pointer to it."""
+    """It was revoked in the middle of its promotion, or the ledger that knew of one was lost: a stalled worker may still
+    try to move the pointer to it."""
     gone: Mapping[str, datetime] = field(default_factory=dict)
     """Document name → when a revoked key was seen to be gone from every public URL."""
     signer_lag: timedelta = timedelta(0)

@@ -369,4 +369,5 @@ def _others(ring: Keyring, documents: Mapping[str, Seen], found: Sequence[Found]
             yield Line(each.handle, each.alg or "", "left out", why)
     for gone in ring.retired:
         if gone.kid:
-            yield Line(gone.kid, gone.alg, "remembered", "revoked" if gone.revoked else "it never comes back")
+            whose = "" if gone.id else ", though no key here has this kid"
+            yield Line(gone.kid, gone.alg, "remembered", f"revoked{whose}" if gone.revoked else "it never comes back")

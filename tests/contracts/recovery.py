@@ -32,7 +32,6 @@ class VersionedContract:
         return f"contract/{uuid.uuid4()}/ledger.json"
 
     def test_every_version_is_told_of_newest_first_and_can_be_read(self, store: Any, path: str) -> None:
-        assert isinstance(store, Versioned)
         version = store.create(path, b"1", PLAIN)
         version = store.replace(path, b"2", PLAIN, version)
         store.replace(path, b"3", PLAIN, version)
@@ -41,6 +40,9 @@ class VersionedContract:
         assert [store.read_version(path, each.id) for each in past] == [b"3", b"2", b"1"]
         assert all(abs(each.at - datetime.now(UTC)) < timedelta(minutes=5) for each in past)
         assert all(each.at.utcoffset() == timedelta(0) for each in past)
+
+    def test_it_is_asked_for_by_its_kind(self, store: Any) -> None:
+        assert isinstance(store, Versioned)
 
     def test_of_what_never_was_there_are_no_versions(self, store: Any, path: str) -> None:
         assert list(store.versions(path)) == []
@@ -90,7 +92,6 @@ class SearchableContract:
         return ref, store.move_pointer(store.read_pointer(keyset, algorithm), ref)
 
     def test_every_key_is_found_with_its_public_half(self, store: Any, keyset: str, algorithm: Algorithm) -> None:
-        assert isinstance(store, Searchable)
         orders = [intend(keyset, algorithm), intend(keyset, algorithm)]
         made = {order.id: store.create(order) for order in orders}
         held = {each.id: each for each in store.held(keyset)}
@@ -103,6 +104,9 @@ class SearchableContract:
             assert made_at is None or abs(made_at - datetime.now(UTC)) < timedelta(minutes=5)
             assert each.ledger_id in {None, orders[0].ledger_id}
         assert list(store.held(f"{keyset}-b")) == []
+
+    def test_it_is_asked_for_by_its_kind(self, store: Any) -> None:
+        assert isinstance(store, Searchable)
 
     def test_what_is_found_names_the_key_for_every_other_call(
         self, store: Any, keyset: str, algorithm: Algorithm
