@@ -64,11 +64,15 @@ def convert(
         sources.write(out, body, private=keeps, force=force)
         output.say(f"Wrote {out}: {_count(len(made), 'key', 'keys')}.", err=True)
     elif chosen == "der":
-        if sys.stdout.isatty():
+        if _is_terminal():
             raise ConfigurationError("DER is no text: name a file with --out, or pipe it on.")
         sys.stdout.buffer.write(body)
     else:
         typer.echo(body.decode(), nl=False)
+
+
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()
 
 
 def _items(reader: sources.Reader, source: str) -> Iterator[Item]:

@@ -116,8 +116,6 @@ def write(path: Path, content: bytes, *, private: bool, force: bool) -> None:
                 path.hardlink_to(half)
             with suppress(OSError):
                 files.sync(path.parent)
-    except ConfigurationError:
-        raise
     except StoreError as exc:
         if isinstance(exc.__cause__, FileExistsError):
             raise ConfigurationError(_exists(path)) from None

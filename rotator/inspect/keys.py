@@ -212,9 +212,9 @@ def _private(item: Item, kind: Kind | None, made: Jwk, *, public: bool) -> Itera
     else:
         names = f" ({', '.join(sorted(PRIVATE_MEMBERS & item.jwk.keys()))})" if item.written else ""
         if public:
-            says = f"The key is private{names}: who fetched it can sign with it. Revoke it, and publish its public half."
+            says = f"The key is private{names}: who fetched it can sign. Revoke it, publish its public half."
         else:
-            says = f"This is a private key{names}: keep it to yourself. 'rotator convert' writes its public half."
+            says = f"This is a private key{names}: keep it to yourself ('rotator convert' writes its public half)."
         yield (error if public else warning)("private-key", says, "RFC 7517 section 9.2")
     if item.written and kind is not None:
         yield from _of_private_members(item.jwk, kind, made)
@@ -337,14 +337,6 @@ def _of_kid(
         yield error("missing-kid", "'kid' is blank: verifiers cannot find the key. Give it its thumbprint.", _KID)
     elif kid is not None and not kid.isprintable():
         yield warning("odd-kid", "'kid' has signs in it that cannot be shown: verifiers and logs may stumble.", _KID)
-    elif kid is not None and made and kid not in derived and kid != _as_written(jwk):
+    elif kid is not None and made and kid not in {*derived, jwks.thumbprint(jwk)}:
         says = "'kid' is not the thumbprint of the key: nothing then keeps one kid from being used for two keys."
         yield note("kid-not-thumbprint", says, "RFC 7638 section 3")
-
-
-def _as_written(jwk: Mapping[str, Any]) -> str | None:
-    """The thumbprint of the members as they stand: what a program that does not check them computes."""
-    try:
-        return jwks.thumbprint(jwk)
-    except (KeyError, StopIteration, TypeError, ValueError):
-        return None

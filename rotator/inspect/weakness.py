@@ -29,7 +29,7 @@ def of_rsa(n: int, e: int) -> Iterator[Finding]:
         cut = " (it looks cut off)" if bits < _CUT_OFF_BITS else ""
         yield error("rsa-size", f"An RSA key of {bits} bits{cut}: 2048 is the least. Replace it.", _SIZE)
     elif bits > MOST_RSA_BITS:
-        yield error("rsa-size", f"An RSA key of {bits:,} bits: nothing verifies with more than {MOST_RSA_BITS:,}.", _SIZE)
+        yield error("rsa-size", f"An RSA key of {bits:,} bits: nothing verifies with more than {MOST_RSA_BITS}.", _SIZE)
         return
     elif bits > _MOST_BITS:
         says = f"An RSA key of {bits} bits: verifying is slow, and many verifiers refuse it. 4096 is plenty."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -229,22 +230,17 @@ def _private(load: Callable[..., Any], body: bytes, form: str, passphrase: Passp
         raise ConfigurationError(f"The {form} cannot be decrypted: the passphrase is wrong.") from None
 
 
-class _readable:  # noqa: N801 - reads as what it promises
+@contextmanager
+def _readable(form: str) -> Iterator[None]:
     """Raise whatever ``cryptography`` says of a block as ours; its words may quote the input and are not kept."""
+    from cryptography.exceptions import UnsupportedAlgorithm
 
-    def __init__(self, form: str) -> None:
-        self._form = form
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, _: object) -> None:
-        from cryptography.exceptions import UnsupportedAlgorithm
-
-        if isinstance(exc, UnsupportedAlgorithm):
-            raise _unsupported(self._form) from None
-        if isinstance(exc, (ValueError, TypeError, AttributeError)):
-            raise ConfigurationError(f"The {self._form} cannot be read: it is damaged, or something else.") from None
+    try:
+        yield
+    except UnsupportedAlgorithm:
+        raise _unsupported(form) from None
+    except (AttributeError, TypeError, ValueError):
+        raise ConfigurationError(f"The {form} cannot be read: it is damaged, or something else.") from None
 
 
 def _unsupported(form: str) -> ConfigurationError:

@@ -141,7 +141,9 @@ def certificates(jwk: Mapping[str, Any]) -> bytes:
     try:
         chain = [pem.certificate(base64.b64decode(each, validate=True)) for each in jwk["x5c"]]
     except (KeyError, TypeError, ValueError):
-        raise ConfigurationError("The key has no certificates ('x5c'), or they cannot be read.") from None
+        chain = []
+    if not chain:
+        raise ConfigurationError("The key has no certificates ('x5c'), or they cannot be read.")
     return b"".join(each.public_bytes(Encoding.PEM) for each in chain)
 
 

@@ -31,9 +31,11 @@ MAX_BYTES = 1_000_000
 
 def kid_of(spki: bytes, algorithm: Algorithm, kid_format: KidFormat) -> str:
     """The key ID that follows from the key itself: RFC 7638 thumbprint, or SHA-256 of the SPKI (Kubernetes)."""
-    if kid_format == "spki-sha256":
-        return b64u(hashlib.sha256(spki).digest())
-    return thumbprint(public_members(spki, algorithm))
+    return _kid(spki, public_members(spki, algorithm), kid_format)
+
+
+def _kid(spki: bytes, members: Jwk, kid_format: KidFormat) -> str:
+    return b64u(hashlib.sha256(spki).digest()) if kid_format == "spki-sha256" else thumbprint(members)
 
 
 def adopted_id(spki: bytes, algorithm: Algorithm) -> str:
@@ -48,9 +50,14 @@ def adopted_id(spki: bytes, algorithm: Algorithm) -> str:
 
 def thumbprint(jwk: Mapping[str, Any]) -> str:
     """The JWK SHA-256 thumbprint, base64url (RFC 7638 section 3)."""
-    row = next(row for row in ALGORITHMS.values() if row.kty == jwk["kty"])
-    canonical = json.dumps({name: jwk[name] for name in row.public_members}, separators=(",", ":"))
+    canonical = _CANONICAL.encode({name: jwk[name] for name in _THUMBPRINT_MEMBERS[jwk["kty"]]})
     return b64u(hashlib.sha256(canonical.encode("ascii")).digest())
+
+
+#: Making an encoder takes longer than using it.
+_CANONICAL = json.JSONEncoder(separators=(",", ":"))
+
+_THUMBPRINT_MEMBERS = {row.kty: row.public_members for row in ALGORITHMS.values()}
 
 
 def public_jwk(spki: bytes, algorithm: Algorithm, kid_format: KidFormat = "thumbprint") -> Jwk:
@@ -60,7 +67,7 @@ def public_jwk(spki: bytes, algorithm: Algorithm, kid_format: KidFormat = "thumb
         ConfigurationError: the key is not one that ``algorithm`` signs with.
     """
     members = public_members(spki, algorithm)
-    first = {"kty": members["kty"], "kid": kid_of(spki, algorithm, kid_format), "alg": algorithm.alg, "use": "sig"}
+    first = {"kty": members["kty"], "kid": _kid(spki, members, kid_format), "alg": algorithm.alg, "use": "sig"}
     return first | members
 
 

@@ -1,0 +1,423 @@
+"""Keys in every form, read and written: what goes in comes out, other programs agree, and nothing is quoted."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import serialization as s
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, mldsa, rsa, x448, x25519
+from cryptography.hazmat.primitives.serialization import pkcs7, pkcs12
+from joserfc import jwk as joserfc_jwk
+
+from rotator.errors import ConfigurationError
+from rotator.jose import keys, pem, reading, writing
+from rotator.jose.registry import ALGS, KINDS, TOLD_BY, kind_of
+from rotator.keys import jwks
+from rotator.keys.algorithms import ALGORITHMS, PRIVATE_MEMBERS
+from rotator.keys.material import b64u, b64u_int, unb64u
+from tests.test_inspect import certificate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rotator.jose.reading import Contents
+
+SECRET = b"correct horse"
+KEYS: dict[str, Callable[[], Any]] = {
+    "RSA": lambda: rsa.generate_private_key(65537, 2048),
+    "P-256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "P-384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "P-521": lambda: ec.generate_private_key(ec.SECP521R1()),
+    "secp256k1": lambda: ec.generate_private_key(ec.SECP256K1()),
+    "Ed25519": ed25519.Ed25519PrivateKey.generate,
+    "Ed448": ed448.Ed448PrivateKey.generate,
+    "X25519": x25519.X25519PrivateKey.generate,
+    "X448": x448.X448PrivateKey.generate,
+    "ML-DSA-44": mldsa.MLDSA44PrivateKey.generate,
+    "ML-DSA-65": mldsa.MLDSA65PrivateKey.generate,
+    "ML-DSA-87": mldsa.MLDSA87PrivateKey.generate,
+}
+every_kind = pytest.mark.parametrize("name", list(KEYS))
+
+
+@cache
+def key(name: str) -> Any:
+    return KEYS[name]()
+
+
+def private_pem(name: str, form: s.PrivateFormat = s.PrivateFormat.PKCS8, secret: bytes | None = None) -> bytes:
+    encryption = s.BestAvailableEncryption(secret) if secret else s.NoEncryption()
+    written: bytes = key(name).private_bytes(s.Encoding.PEM, form, encryption)
+    return written
+
+
+def public_pem(name: str, form: s.PublicFormat = s.PublicFormat.SubjectPublicKeyInfo) -> bytes:
+    written: bytes = key(name).public_key().public_bytes(s.Encoding.PEM, form)
+    return written
+
+
+def only(contents: Contents) -> reading.Item:
+    assert contents.findings == (), contents.findings
+    (item,) = contents.items
+    return item
+
+
+def told(contents: Contents) -> str:
+    assert not contents.items
+    return " ".join(finding.says for finding in contents.findings)
+
+
+# -- the registry --------------------------------------------------------------------------------------------------
+
+
+def test_the_registry_knows_every_algorithm_that_is_rotated_and_the_same_of_it() -> None:
+    for alg, row in ALGORITHMS.items():
+        kind = KINDS[row.key_kind]
+        assert row.key_kind in ALGS[alg].kinds
+        assert ALGS[alg].use == "sig"
+        assert (kind.kty, *sorted(kind.public)) == (row.kty, *sorted(set(row.public_members) - {"kty"}))
+        assert set(kind.private) <= PRIVATE_MEMBERS
+    assert KINDS.keys() == {*KEYS, "oct"}
+    assert set(TOLD_BY) == {kind.kty for kind in KINDS.values()}
+    assert {name for purpose in ALGS.values() for name in purpose.kinds} == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    "jwk", [{}, {"kty": []}, {"kty": "EC"}, {"kty": "EC", "crv": []}, {"kty": "EC", "crv": "Ed25519"}, {"kty": "AKP"}]
+)
+def test_what_names_no_kind_is_of_none(jwk: dict[str, Any]) -> None:
+    assert kind_of(jwk) is None
+    for make in (keys.public_key, keys.private_key, keys.prove):
+        with pytest.raises(ConfigurationError, match="its kind is unknown"):
+            make(jwk)
+
+
+# -- JWK and cryptography ------------------------------------------------------------------------------------------
+
+
+@every_kind
+def test_every_kind_goes_to_jwk_and_back(name: str) -> None:
+    jwk = keys.private_members(key(name))
+    kind = kind_of(jwk)
+    assert kind
+    assert kind.name == name
+    public = jwks.without_private(jwk)
+    assert public == keys.public_members(key(name).public_key())
+    assert public.keys() == {"kty", *kind.public}
+    assert keys.private_key(jwk).public_key() == keys.public_key(public) == key(name).public_key()
+    assert keys.private_members(keys.private_key(jwk)) == jwk
+    keys.prove(jwk)
+    keys.prove(public)
+
+
+@pytest.mark.parametrize("name", ["RSA", "P-256", "P-384", "P-521", "secp256k1", "Ed25519", "Ed448", "X25519", "X448"])
+def test_another_library_reads_what_we_write_and_finds_the_same_thumbprint(name: str) -> None:
+    jwk = keys.private_members(key(name))
+    theirs: Any = joserfc_jwk.import_key(jwk)
+    assert theirs.thumbprint() == jwks.thumbprint(jwk)
+    assert theirs.as_dict(private=True) == jwk | {"kid": theirs.kid} if "kid" in theirs.as_dict() else jwk
+    assert theirs.as_pem(private=False) == public_pem(name)
+
+
+def test_an_rsa_key_needs_no_more_than_its_exponent() -> None:
+    whole = keys.private_members(key("RSA"))
+    bare = {name: whole[name] for name in ("kty", "n", "e", "d")}
+    assert keys.private_members(keys.private_key(bare)).keys() == whole.keys()
+    assert keys.private_key(bare).public_key() == key("RSA").public_key()
+
+
+@pytest.mark.parametrize("member", ["d", "p", "q", "dp", "dq", "qi", "e", "n"])
+def test_a_private_half_of_rsa_is_proven(member: str) -> None:
+    whole = keys.private_members(key("RSA"))
+    whole[member] = b64u_int(int.from_bytes(unb64u(whole[member]), "big") ^ 2)
+    with pytest.raises(ConfigurationError, match="no private key"):
+        keys.private_key(whole)
+
+
+@pytest.mark.parametrize("member", ["n", "d"])
+def test_numbers_without_end_are_not_reckoned_with(member: str) -> None:
+    whole = {name: keys.private_members(key("RSA"))[name] for name in ("kty", "n", "e", "d")}
+    with pytest.raises(ConfigurationError, match="no private key"):
+        keys.private_key(whole | {member: "_" * 40_000})
+
+
+@every_kind
+def test_a_private_half_of_another_key_is_refused(name: str) -> None:
+    jwk = keys.private_members(key(name))
+    other = keys.public_members(KEYS[name]().public_key())
+    with pytest.raises(ConfigurationError, match=r"does not belong|no private key"):
+        keys.private_key(jwk | other)
+
+
+def test_symmetric_keys_are_proven_to_be_text_in_base64url() -> None:
+    keys.prove({"kty": "oct", "k": "AAAA"})
+    with pytest.raises(ConfigurationError, match="no symmetric key"):
+        keys.prove({"kty": "oct", "k": "AA=="})
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ec.generate_private_key(ec.BrainpoolP256R1()), "brainpoolP256r1 has no name in JOSE"),
+        (lambda: ec.generate_private_key(ec.SECP224R1()), "secp224r1 has no name in JOSE"),
+        (lambda: dsa.generate_private_key(1024), "DSA keys have no JWK"),
+    ],
+    ids=["brainpool", "P-224", "DSA"],
+)
+def test_a_key_that_jose_has_no_name_for_is_refused_in_words(make: Callable[[], Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        keys.private_members(make())
+    encoded = make().private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption())
+    assert words.partition(" ")[2] in told(reading.read(encoded))
+
+
+# -- read ----------------------------------------------------------------------------------------------------------
+
+
+@every_kind
+def test_every_kind_is_read_from_pkcs8_and_spki_as_pem_and_der(name: str) -> None:
+    private, public = keys.private_members(key(name)), keys.public_members(key(name).public_key())
+    assert only(reading.read(private_pem(name))).jwk == private
+    assert only(reading.read(public_pem(name))).jwk == public
+    der = key(name).private_bytes(s.Encoding.DER, s.PrivateFormat.PKCS8, s.NoEncryption())
+    assert only(reading.read(der)).jwk == private
+    assert only(reading.read(keys.spki(key(name).public_key()))).jwk == public
+
+
+@pytest.mark.parametrize(
+    ("body", "form", "name"),
+    [
+        (lambda: private_pem("RSA", s.PrivateFormat.TraditionalOpenSSL), "PKCS#1 private key", "RSA"),
+        (lambda: public_pem("RSA", s.PublicFormat.PKCS1), "PKCS#1 public key", "RSA"),
+        (lambda: private_pem("P-384", s.PrivateFormat.TraditionalOpenSSL), "SEC1 private key", "P-384"),
+        (lambda: private_pem("Ed25519", s.PrivateFormat.OpenSSH), "OpenSSH private key", "Ed25519"),
+        (
+            lambda: key("P-256").public_key().public_bytes(s.Encoding.OpenSSH, s.PublicFormat.OpenSSH),
+            "OpenSSH public key",
+            "P-256",
+        ),
+        (lambda: certificate(key("P-256")).public_bytes(s.Encoding.PEM), "certificate", "P-256"),
+        (lambda: certificate(key("P-256")).public_bytes(s.Encoding.DER), "certificate", "P-256"),
+        (
+            lambda: (
+                x509.CertificateSigningRequestBuilder(x509.Name([]))
+                .sign(key("P-256"), hashes.SHA256())
+                .public_bytes(s.Encoding.PEM)
+            ),
+            "certificate request",
+            "P-256",
+        ),
+        (
+            lambda: pkcs7.serialize_certificates([certificate(key("P-256"))], s.Encoding.PEM),
+            "certificate",
+            "P-256",
+        ),
+        (lambda: b"\r\nBag Attributes\r\n" + public_pem("X448").replace(b"\n", b"\r\n"), "SPKI public key", "X448"),
+        (
+            lambda: (
+                b"-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n" + public_pem("RSA")
+            ),
+            "SPKI public key",
+            "RSA",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_form_is_read(body: Callable[[], bytes], form: str, name: str) -> None:
+    item = only(reading.read(body()))
+    assert item.form == form
+    assert jwks.without_private(item.jwk) == keys.public_members(key(name).public_key())
+    assert not item.written
+
+
+def test_a_certificate_as_bare_base64_is_read() -> None:
+    body = certificate(key("P-256")).public_bytes(s.Encoding.PEM)
+    assert only(reading.read(b"".join(body.splitlines()[1:-1]))).form == "certificate"
+
+
+def test_several_blocks_are_several_keys_and_a_broken_one_does_not_hide_the_rest() -> None:
+    broken = b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"
+    cut = b"-----BEGIN PUBLIC KEY-----\nAAAA\n"
+    contents = reading.read(public_pem("RSA") + broken + cut + public_pem("P-256"))
+    assert [(item.where, item.jwk["kty"]) for item in contents.items] == [("block 1", "RSA"), ("block 4", "EC")]
+    assert [(found.where, found.code) for found in contents.findings] == [
+        ("block 2", "unreadable"),
+        ("block 3", "unreadable"),
+    ]
+
+
+def test_beginnings_without_end_are_read_in_no_time() -> None:
+    body = b"-----BEGIN A-----" * 20_000
+    assert len(reading.read(body).findings) == 20_000
+
+
+ENCRYPTED: dict[str, Callable[[], bytes]] = {
+    "PKCS#8": lambda: private_pem("P-256", secret=SECRET),
+    "PKCS#1": lambda: private_pem("RSA", s.PrivateFormat.TraditionalOpenSSL, SECRET),
+    "SEC1": lambda: private_pem("P-256", s.PrivateFormat.TraditionalOpenSSL, SECRET),
+    "DER": lambda: key("P-256").private_bytes(s.Encoding.DER, s.PrivateFormat.PKCS8, s.BestAvailableEncryption(SECRET)),
+}
+
+
+@pytest.mark.parametrize("body", ENCRYPTED.values(), ids=ENCRYPTED.keys())
+def test_an_encrypted_key_needs_its_passphrase_and_is_asked_for_it(body: Callable[[], bytes]) -> None:
+    asked: list[str] = []
+
+    def ask(form: str) -> bytes:
+        asked.append(form)
+        return SECRET
+
+    encrypted = body()
+    assert jwks.is_private(only(reading.read(encrypted, ask)).jwk)
+    assert len(asked) == 1
+    assert "is encrypted" in told(reading.read(encrypted))
+    assert "is encrypted" in told(reading.read(encrypted, lambda _: b""))
+    assert "passphrase is wrong" in told(reading.read(encrypted, lambda _: b"guess"))
+    ask("")
+    assert "is encrypted" not in str(reading.read(private_pem("P-256"), lambda _: pytest.fail("asked for nothing")))
+
+
+def test_what_is_in_pkcs12_has_to_be_taken_out_first() -> None:
+    packed = pkcs12.serialize_key_and_certificates(b"a", key("P-256"), None, None, s.NoEncryption())
+    assert "openssl pkcs12" in told(reading.read(packed))
+
+
+def test_nothing_that_holds_a_key_shows_it() -> None:
+    contents = reading.read(private_pem("P-256"))
+    (part,) = pem.parts(private_pem("P-256"), lambda _: None)
+    secret = keys.private_members(key("P-256"))["d"]
+    assert secret not in repr(contents)
+    assert "EllipticCurve" not in repr(part)
+
+
+# -- made ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", writing.choices())
+def test_every_name_makes_a_key_that_fits_it(name: str) -> None:
+    jwk = writing.make(name)
+    kind = kind_of(jwk)
+    assert kind
+    assert jwks.is_private(jwk)
+    keys.prove(jwk)
+    if "alg" in jwk:
+        assert kind.name in ALGS[jwk["alg"]].kinds
+        assert jwk["use"] == ALGS[jwk["alg"]].use
+    if name in KINDS:
+        assert kind.name == name
+    if name in ALGS:
+        assert jwk["alg"] == name
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "kind", "bits"),
+    [
+        ("ECDH-ES", {"crv": "X25519"}, "X25519", None),
+        ("ECDH-ES", {}, "P-256", None),
+        ("EdDSA", {"crv": "Ed448"}, "Ed448", None),
+        ("RS256", {"bits": 3072}, "RSA", 3072),
+        ("HS256", {"bits": 512}, "oct", 512),
+        ("oct", {"bits": 128}, "oct", 128),
+        ("A256KW", {}, "oct", 256),
+        ("A128CBC-HS256", {}, "oct", 256),
+    ],
+)
+def test_size_and_curve_can_be_chosen(name: str, options: dict[str, Any], kind: str, bits: int | None) -> None:
+    jwk = writing.make(name, **options)
+    found = kind_of(jwk)
+    assert found
+    assert found.name == kind
+    if bits:
+        assert 8 * len(unb64u(jwk.get("n") or jwk["k"])) == bits
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("RS257", {}, "no algorithm 'RS257': choose from RS256"),
+        ("dir", {}, "no algorithm"),
+        ("ES256", {"bits": 2048}, "has one size"),
+        ("ES256", {"crv": "P-384"}, "ES256 has one kind of key"),
+        ("EdDSA", {"crv": "X25519"}, "choose from Ed25519, Ed448"),
+        ("RS256", {"bits": 1024}, "choose from 2048, 3072, 4096"),
+        ("HS256", {"bits": 128}, "HS256 needs one of 256 bits or more"),
+        ("oct", {"bits": 129}, "in whole bytes"),
+        ("oct", {"bits": -8}, "in whole bytes"),
+        ("A128KW", {"bits": 256}, "A128KW needs one of 128 bits"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_in_words(name: str, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        writing.make(name, **options)
+
+
+# -- labelled and written ------------------------------------------------------------------------------------------
+
+
+def test_a_key_is_named_by_its_thumbprint_unless_it_has_a_name() -> None:
+    jwk = keys.public_members(key("P-256").public_key())
+    assert writing.named(jwk)["kid"] == jwks.thumbprint(jwk)
+    assert writing.named(jwk | {"kid": "a"})["kid"] == "a"
+    assert writing.named(jwk | {"kid": "a"}, "b")["kid"] == "b"
+    symmetric = {"kty": "oct", "k": b64u(bytes(32))}
+    assert writing.named(symmetric)["kid"] != writing.named(symmetric)["kid"], "a thumbprint would tell of the key"
+
+
+def test_an_algorithm_is_named_where_it_fits() -> None:
+    jwk = keys.public_members(key("RSA").public_key())
+    assert writing.fitting(jwk, "PS256") == jwk | {"alg": "PS256", "use": "sig"}
+    with pytest.raises(ConfigurationError, match="ES256 does not work with this key: choose from RS256"):
+        writing.fitting(jwk, "ES256")
+    with pytest.raises(ConfigurationError, match="choose from none"):
+        writing.fitting({"kty": "QKP"}, "ES256")
+
+
+def test_operations_of_the_private_half_become_those_of_the_public_one() -> None:
+    jwk = keys.private_members(key("RSA")) | {"key_ops": ["sign", "verify", "deriveKey", "decrypt"]}
+    half = writing.public_half(jwk)
+    assert half
+    assert half["key_ops"] == ["verify", "encrypt"]
+    assert half.keys().isdisjoint(PRIVATE_MEMBERS)
+    assert writing.public_half({"kty": "oct", "k": "AA"}) is None
+
+
+@every_kind
+def test_what_is_written_is_what_cryptography_writes(name: str) -> None:
+    jwk = keys.private_members(key(name))
+    assert writing.encoded([jwk], "pem", private=True) == private_pem(name)
+    assert writing.encoded([jwk], "pem", private=False) == public_pem(name)
+    assert writing.encoded([jwk], "der", private=False) == keys.spki(key(name).public_key())
+
+
+def test_the_older_forms_are_written_too() -> None:
+    traditional = s.PrivateFormat.TraditionalOpenSSL
+    whole, curve = keys.private_members(key("RSA")), keys.private_members(key("P-521"))
+    assert writing.encoded([whole], "pkcs1", private=True) == private_pem("RSA", traditional)
+    assert writing.encoded([whole], "pkcs1", private=False) == public_pem("RSA", s.PublicFormat.PKCS1)
+    assert writing.encoded([curve], "sec1", private=True) == private_pem("P-521", traditional)
+    for form, jwk, private, words in (
+        ("pkcs1", curve, True, "PKCS#1 holds RSA keys alone"),
+        ("sec1", curve, False, "name --private"),
+        ("sec1", whole, True, "SEC1 holds private EC keys alone"),
+        ("pem", {"kty": "oct", "k": "AA"}, True, "has no PEM"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            writing.encoded([jwk], form, private=private)
+    with pytest.raises(ConfigurationError, match="DER holds one key"):
+        writing.encoded([whole, curve], "der", private=False)
+
+
+def test_certificates_go_into_x5c_and_come_out_again() -> None:
+    leaf = certificate(key("P-256"))
+    jwk = writing.with_certificates(keys.public_members(key("P-256").public_key()), [leaf])
+    assert json.loads(json.dumps(jwk)) == jwk
+    assert writing.certificates(jwk) == writing.encoded([jwk], "certificate", private=False)
+    assert writing.certificates(jwk) == leaf.public_bytes(s.Encoding.PEM)
+    for odd in ([], ["AA=="], [1], 1, ["!"], None):
+        with pytest.raises(ConfigurationError, match="cannot be read"):
+            writing.certificates({"x5c": odd})
