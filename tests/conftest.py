@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import emulators
+from tests.leaks import pytest_configure as pytest_configure  # noqa: PLC0414 - hooks of pytest, found by name here
+from tests.leaks import pytest_runtest_makereport as pytest_runtest_makereport  # noqa: PLC0414
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
