@@ -125,6 +125,20 @@ def test_an_rsa_jwk_with_the_private_exponent_alone_is_made_whole() -> None:
     assert material.verify(published("RS256", "one"), ALGORITHMS["RS256"], b"m", signature)
 
 
+@pytest.mark.parametrize("newline", ["\n", "\\n"])
+def test_pem_inside_a_json_object_is_read_as_consoles_write_it(newline: str) -> None:
+    text = pem(made("ES256"), serialization.PrivateFormat.PKCS8).decode().replace("\n", newline)
+    value = {"issuer": "acme", "rotated": 7, "private_key": text, "odd": "\ud800"}
+    (found,) = read_halves(json.dumps(value).encode(), "secret prod/key")
+    assert found.spki == material.spki(made("ES256"))
+
+
+def test_a_jwk_goes_before_the_pem_beside_it() -> None:
+    jwk = material.private_jwk(made("ES256"), published("ES256", "one"))
+    both = jwk | {"pem": pem(made("ES256"), serialization.PrivateFormat.PKCS8).decode()}
+    assert [each.kid for each in read_halves(json.dumps(both).encode(), "rotator's own")] == ["one"]
+
+
 SECRET = "c2VjcmV0IHNlY3JldA"
 
 
@@ -135,6 +149,8 @@ SECRET = "c2VjcmV0IHNlY3JldA"
         (b"<html>sign in</html>", "neither PEM nor JSON"),
         (b"[]", "neither PEM nor JSON"),
         (b'{"keys": 7}', "holds no private key"),
+        (b"{}", "holds no private key"),
+        (b'{"a": "-----BEGIN PRIVATE KEY-----\\nc2VjcmV0\\n-----END PRIVATE KEY-----"}', "or damaged"),
         (b'{"keys": [7, {"kty": "EC"}]}', "holds no private key"),
         (b"[" * 100_000, "neither PEM nor JSON"),
         (b"\xff\xfe\x00", "neither PEM nor JSON"),

@@ -50,7 +50,7 @@ def adopt(
     ] = None,
     passphrase_env: Annotated[
         str | None,
-        typer.Option("--passphrase-env", metavar="NAME", help="Variable with the passphrase of the keys in --key."),
+        typer.Option("--passphrase-env", metavar="NAME", help="Variable with the passphrase of encrypted keys."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be written.")] = False,
@@ -75,8 +75,9 @@ def adopt(
     _refuse_what_the_store_cannot_take(configured, [*(key or ()), *(secret or ())], kms_key or ())
     with fleet.naming(keyset):
         adoption = app.adoption(configured, chosen)
-        halves = [half for name in key or () for half in _from_file(name, passphrase_env)]
-        halves += [half for name in secret or () for half in _from_secret(configured, name)]
+        brought = [("stdin" if name == "-" else name, _read(name, "--key")) for name in key or ()]
+        brought += [(f"secret {name}", app.secret_value(configured, name)) for name in secret or ()]
+        halves = [half for origin, data in brought for half in _from(data, origin, passphrase_env)]
         halves += [adoption.known(name) for name in kms_key or ()]
         done = adoption.done(halves)
         if done is not None:
@@ -109,21 +110,10 @@ def _refuse_what_the_store_cannot_take(
         )
 
 
-def _from_file(name: str, passphrase_env: str | None) -> tuple[Half, ...]:
+def _from(data: bytes, origin: str, passphrase_env: str | None) -> tuple[Half, ...]:
     from rotator.keys.halves import is_encrypted, read_halves
 
-    data, origin = _read(name, "--key"), "stdin" if name == "-" else name
-    passphrase = None
-    if is_encrypted(data):
-        passphrase = _passphrase(origin, passphrase_env)
-    return read_halves(data, origin, passphrase)
-
-
-def _from_secret(configured: Configuration, name: str) -> tuple[Half, ...]:
-    from rotator import app
-    from rotator.keys.halves import read_halves
-
-    return read_halves(app.secret_value(configured, name), f"secret {name}")
+    return read_halves(data, origin, _passphrase(origin, passphrase_env) if is_encrypted(data) else None)
 
 
 def _read(name: str, option: str) -> bytes:

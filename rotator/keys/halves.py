@@ -46,17 +46,37 @@ def is_encrypted(data: bytes) -> bool:
 def read_halves(data: bytes, origin: str, passphrase: bytes | None = None) -> tuple[Half, ...]:
     """Every private key in ``data``; public ones and certificates beside them are passed over.
 
+    A JSON object that is no JWK may hold PEM in its members, as consoles of secret stores like to write it.
+
     Raises:
         ConfigurationError: there is none, or one cannot be read. Never quotes the input.
     """
     if len(data) > MAX_BYTES:
         raise ConfigurationError(f"{origin} is larger than {MAX_BYTES} bytes: it is no file of keys.")
-    found = tuple(_from_pem(data, origin, passphrase) if b"-----BEGIN " in data else _from_json(data, origin))
+    document = _object(data)
+    if document is None and b"-----BEGIN " not in data:
+        raise ConfigurationError(f"{origin} is neither PEM nor JSON: give PEM, a private JWK, or a set of them.")
+    if document is None:
+        found = tuple(_from_pem(data, origin, passphrase))
+    elif "keys" in document or "kty" in document:
+        found = tuple(_from_jwks(document, origin))
+    else:
+        texts = [text.replace("\\n", "\n") for text in document.values() if isinstance(text, str)]
+        found = tuple(_from_pem("\n".join(texts).encode(errors="replace"), origin, passphrase))
     if not found:
         raise ConfigurationError(
             f"{origin} holds no private key: give PEM (PKCS#8, PKCS#1, SEC1), a private JWK, or a set of them."
         )
     return found
+
+
+def _object(data: bytes) -> dict[str, Any] | None:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        # Its error would carry the whole text.
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def _from_pem(data: bytes, origin: str, passphrase: bytes | None) -> Iterator[Half]:
@@ -76,14 +96,7 @@ def _from_pem(data: bytes, origin: str, passphrase: bytes | None) -> Iterator[Ha
         yield Half(origin, material.spki(private), None, private)
 
 
-def _from_json(data: bytes, origin: str) -> Iterator[Half]:
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
-        # Its error would carry the whole text.
-        document = None
-    if not isinstance(document, dict):
-        raise ConfigurationError(f"{origin} is neither PEM nor JSON: give PEM, a private JWK, or a set of them.")
+def _from_jwks(document: dict[str, Any], origin: str) -> Iterator[Half]:
     keys = document.get("keys", [document])
     for number, jwk in enumerate(keys if isinstance(keys, list) else []):
         if not isinstance(jwk, dict) or not is_private(jwk):
