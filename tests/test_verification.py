@@ -230,6 +230,12 @@ def test_a_copy_with_another_key_under_our_kid_is_told_twice(acme: Acme) -> None
     assert codes(list(acme.engine.verify().faults)) == [("changed-key", True), ("signature", True)]
 
 
+@pytest.mark.parametrize("left", [b'{"keys": []}', b"<html>"])
+def test_a_key_that_a_copy_lacks_did_not_verify_everywhere(acme: Acme, left: bytes) -> None:
+    (acme.root / "public" / VIEW.path).write_bytes(left)
+    assert acme.engine.verify().signed == (acme.key(Stage.CURRENT, "EdDSA").kid,)
+
+
 def test_a_step_that_nobody_does_is_told_after_a_while(acme: Acme) -> None:
     late = 2 * POLICY.interval + PATIENCE
     acme.now += POLICY.lifetime + late - MINUTE

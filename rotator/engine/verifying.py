@@ -83,7 +83,7 @@ class Probe:
             if key is not None:
                 shown = [copy for document in self.keyset.documents_of(alg) for copy in copies[document.name]]
                 here += self._of_signature(key, shown)
-                signed += [key.name] if not here else []
+                signed += [key.name] if not here and all(_shown_in(copy, key) for copy in shown) else []
             found += here
         found += self._of_ledger(world)
         everything = tuple(copy for each in copies.values() for copy in each)
@@ -118,8 +118,7 @@ class Probe:
             yield Fault("cannot-sign", str(exc), key.name)
             return
         for copy in shown:
-            parsed = jwks.parse(copy.body)
-            jwk = parsed.key(key.name) if parsed else None
+            jwk = _shown_in(copy, key)
             # A key that is missing there is told of already.
             if jwk and not verify(jwk, row, message, signature):
                 yield Fault("signature", f"what {key.name} signs does not verify with the key shown there", copy.where)
@@ -144,6 +143,11 @@ class Probe:
                 " daemon, CronJob or Lambda runs",
                 name,
             )
+
+
+def _shown_in(copy: Copy, key: Key) -> jwks.Jwk | None:
+    found = jwks.parse(copy.body)
+    return found.key(key.name) if found else None
 
 
 def _stored(document: PublicDocument, world: World) -> tuple[Copy | None, str | None]:

@@ -60,13 +60,21 @@ def _unsuited(keyset: KeySet) -> list[Caution]:
             groups.setdefault(usable, []).append((row, next(fault for fault in faults if fault)))
     found = []
     for shows, rows in groups.items():
-        words = "; ".join(f"{row.title} {fault}" for row, fault in rows)
+        faults = dict.fromkeys(fault for _, fault in rows)
+        words = "; ".join(_said([row.title for row, its in rows if its == fault], fault) for fault in faults)
         listed = ", ".join(f'"{alg}"' for alg in shows)
         remedy = f"Lead {'them' if len(rows) > 1 else 'it'} to a view: [[keysets.views]] shows = [{listed}]."
         if not shows:
             remedy = "Not even a view of one algorithm is small enough: let keys live longer."
         found.append(Caution(f"{words}. {remedy}", tuple(row.title for row, _ in rows), shows))
     return found
+
+
+def _said(titles: Sequence[str], fault: str) -> str:
+    verb, _, rest = fault.partition(" ")
+    if len(titles) > 1:
+        verb = "verify" if verb == "verifies" else verb.removesuffix("s")
+    return f"{', '.join(titles)} {verb} {rest}"
 
 
 def _fault(row: Verifier, algs: Sequence[str], policy: Policy) -> str | None:
@@ -80,7 +88,7 @@ def _fault(row: Verifier, algs: Sequence[str], policy: Policy) -> str | None:
         return "takes the first key of a set, of whatever kind"
     if row.max_keys is not None and len(algs) * policy.keys_per_algorithm > row.max_keys:
         return f"reads {row.max_keys} keys, and there may be {len(algs) * policy.keys_per_algorithm}"
-    return None if any(map(row.uses, algs)) else "finds none of its algorithms"
+    return None if any(map(row.uses, algs)) else "finds no algorithm that it knows"
 
 
 def _usable(row: Verifier, policy: Policy) -> tuple[str, ...]:

@@ -128,7 +128,7 @@ def _of_age(policy: Policy, copy: Copy) -> Iterator[Fault]:
     if promised > counted:
         yield Fault(
             "cached-for-longer",
-            f"Cache-Control {copy.cache_control!r:.120} lets caches keep it {text(promised)}; the policy counts on"
+            f"{_named(copy.cache_control)} lets caches keep it {text(promised)}; the policy counts on"
             f" {text(counted)}, so rotation waits",
             copy.where,
         )
@@ -162,6 +162,10 @@ def leads_to(body: bytes) -> tuple[str, str] | None:
     document = discovery.parse(body) or {}
     issuer, uri = document.get("issuer"), document.get("jwks_uri")
     return (issuer, uri) if isinstance(issuer, str) and isinstance(uri, str) else None
+
+
+def _named(cache_control: str | None) -> str:
+    return "a missing Cache-Control" if cache_control is None else f"Cache-Control {cache_control!r:.120}"
 
 
 def _called(key: Key) -> str:
