@@ -345,6 +345,16 @@ def test_callers_do_not_hang_on_an_aws_that_is_away(home: Home, at: Time) -> Non
     assert home.reads == 2
 
 
+def test_without_a_thread_few_callers_wait_for_an_aws_that_is_away(home: Home, at: Time) -> None:
+    signer = follow(home, at)
+    home.fault = StoreError("S3 is away.")
+    at.passes(300)
+    for _ in range(1200):
+        at.passes(1)
+        signer.sign(CLAIMS)
+    assert home.reads <= 1 + 5
+
+
 def test_a_denied_read_is_as_good_as_none(home: Home, at: Time) -> None:
     signer = follow(home, at)
     home.fault = AccessDenied("grant secretsmanager:GetSecretValue")
@@ -777,6 +787,14 @@ def test_an_event_loop_signs_and_refreshes(at: Time, remote: bool) -> None:
             second = home.rotate()
             await signer.arefresh()
             assert kid_in(await signer.asign(CLAIMS)) == second
+
+    asyncio.run(work())
+
+
+def test_an_event_loop_opens_a_signer(tmp_path: Path) -> None:
+    async def work() -> None:
+        with pytest.raises(NoCurrentKey):
+            await Signer.aopen(f"{tmp_path.as_uri()}/keys#acme/ES256", signer_lag=LAG)
 
     asyncio.run(work())
 

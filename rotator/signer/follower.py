@@ -123,7 +123,7 @@ class Follower:
         if usable and self._background:
             self._wake.set()
         # While there is a key to go on with, one caller reads and the others do not wait for it.
-        elif not self._must_wait() and self._asking.acquire(blocking=not usable):
+        elif not self._must_wait() and self._asking.acquire(timeout=0 if usable else _READ_AT_MOST):
             try:
                 if not (self._usable() and self._elapsed() < self.known.due) and not self._must_wait():
                     self.read()
@@ -173,11 +173,13 @@ class Follower:
         return self.fault is not None and self._elapsed() < self._retry_at
 
     def _put_off(self) -> Known:
-        """Let the next calls sign without a look at all this for a moment, never beyond what is known."""
+        """Let the next calls sign without a look at all this for a while, never beyond what is known."""
+        # Without a thread it is a caller who would wait for an AWS that is away, while there is a key to go on with.
+        pause = self._every if self.fault and not self._background else _RETRY
         with self._noting:
             now = self._elapsed()
             if self.known.key and self.known.due <= now < self.known.stale:
-                self.known = replace(self.known, due=min(now + _RETRY, self.known.stale))
+                self.known = replace(self.known, due=min(now + pause, self.known.stale))
             return self.known
 
     # Reading

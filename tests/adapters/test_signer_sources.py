@@ -28,6 +28,7 @@ from rotator.signer import Signer
 from rotator.stores.kms import KmsKeys
 from rotator.stores.local import LocalKeys
 from rotator.stores.secretsmanager import SecretsManagerKeys
+from tests.adapters.wire import answered
 from tests.contracts.key_store import intend, ref_to
 
 if TYPE_CHECKING:
@@ -265,13 +266,11 @@ def test_a_lost_permission_is_named(secrets: Issuer) -> None:
     with secrets.open() as signer:
         client = aws.client("secretsmanager", session=secrets.options["session"])
 
-        def deny(**_: Any) -> Any:
-            from botocore.awsrequest import AWSResponse
-            from botocore.compat import HTTPHeaders
-
-            response: Any = AWSResponse(client.meta.endpoint_url, 400, HTTPHeaders(), None)
-            response._content = b'{"__type": "AccessDeniedException", "message": "no"}'
-            return response
+        def deny(request: Any, **_: Any) -> Any:
+            body = b'{"__type": "AccessDeniedException", "message": "no"}'
+            answer = answered(request, 400, body)
+            answer.headers["Content-Length"] = str(len(body))
+            return answer
 
         client.meta.events.register("before-send", deny)
         try:
