@@ -342,7 +342,7 @@ def test_one_kid_twice_and_one_key_twice() -> None:
         "duplicate-kid": Severity.ERROR,
         "duplicate-key": Severity.WARNING,
     }
-    assert "key 1, key 2" in next(f.says for f in report.findings if f.code == "duplicate-kid")
+    assert "keys 1, 2" in next(f.says for f in report.findings if f.code == "duplicate-kid")
     many = seen({"keys": [good()] * 9})
     assert "and 4 more" in many.findings[0].says
 

@@ -23,6 +23,9 @@ _WARNINGS, _ERRORS = 4, 5
 #: More keys with one and the same fault are counted, not named.
 _NAMED = 8
 
+#: Of fewer keys each is named.
+_ALL = 3
+
 
 def inspect(
     source: sources.Source,
@@ -155,7 +158,7 @@ def _of_findings(found: Iterable[Finding], keys: int) -> Iterator[str]:
 def _listed(places: list[str], keys: int) -> str:
     if not places:
         return ""
-    if len(places) == keys > 1:
+    if len(places) == keys >= _ALL:
         return f"all {keys} keys: "
     if len(places) > _NAMED:
         return f"{len(places)} keys, {places[0]} among them: "

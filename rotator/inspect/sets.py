@@ -40,4 +40,4 @@ def _same(reports: Sequence[KeyReport], name: str) -> dict[str, list[str]]:
 
 def _listed(places: Sequence[str]) -> str:
     more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
-    return ", ".join(places[:_NAMED]) + more
+    return f"keys {', '.join(place.removeprefix('key ') for place in places[:_NAMED])}{more}"
