@@ -11,15 +11,18 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rotator.engine.recovery import MOST_VERSIONS, Proposal, Recovery, Wanted
 from rotator.errors import AccessDenied, ConfigurationError, Conflict, Refused, RotatorError
-from rotator.keys import jwks, material
+from rotator.keys import jwks, material, recovery
 from rotator.keys.algorithms import ALGORITHMS
+from rotator.keys.jwks import is_private
 from rotator.keys.keyring import Key, Keyring, Retired, Stage, from_json, to_json
 from rotator.keys.plan import Observed, explain
 from rotator.keys.policy import KeySet, PublicDocument
-from rotator.keys.publication import Seen
+from rotator.keys.publication import Seen, project
 from rotator.keys.recovery import LEAP, Found, Rebuilt, changes, rebuild, revoke
 from rotator.ports import Held, PastVersion
 from tests.world import POLICY, START, Fault, Killed, Ports, Turns, Violation, World
@@ -375,7 +378,7 @@ class Left(Ports):
 
         return self._do("held", apply)  # type: ignore[no-any-return]
 
-    def public_half(self, keyset: str, held: Held) -> tuple[bytes, datetime | None]:
+    def public_half(self, keyset: str, held: Held) -> tuple[bytes | None, datetime | None]:
         return material.spki(self.world.private[held.handle]), None
 
     world: Lasting
@@ -765,36 +768,144 @@ def test_a_recovery_that_fails_at_any_effect_leaves_the_old_or_the_new_ledger(ho
     assert at > 10
 
 
-def test_a_worker_that_stalled_in_a_promotion_is_fenced() -> None:
-    """It recorded the promotion, then the ledger is lost and rebuilt: its move of the pointer must fail."""
-    world = a_world_in_mid_life()
-    world.advance(10 * DAY)
-    random_, moves = random.Random(0), "move pointer"
-
-    def stall(worker: str) -> Callable[[], Any]:
-        return lambda: world.engine(worker).tick()
+def a_promotion_that_stalls_while(world: Lasting, others: Callable[[], Any]) -> None:
+    """Worker a recorded a promotion and is about to move the pointer; before it does, ``others`` have their turn."""
 
     def choose(names: list[str]) -> str:
-        # "a" runs until its next effect is the move, then everybody else has their turn.
         proved = world.effects[-1:] == ["keys.sign"] and "person" in names
         return "person" if proved else names[0]
 
     def person() -> None:
         world.turns, turns = None, world.turns
-        world.lose()
-        world.recover()
-        world.tick("b")
+        others()
         world.turns = turns
 
-    turns = Turns(world, random_, lambda _: timedelta(0))
-    turns.run({"a": stall("a"), "person": person}, choose)
-    stalled_from = len(world.effects) - 1 - world.effects[::-1].index("keys.sign")
-    assert {"held", "fence", moves} <= set(world.effects[stalled_from:])
-    assert world.effects.index("fence", stalled_from) < world.effects.index(moves, stalled_from)
-    current = world.ring.current("EdDSA")
-    assert current
-    assert world.pointers["EdDSA"].id == current.id
+    turns = Turns(world, random.Random(0), lambda _: timedelta(0))
+    turns.run({"a": lambda: world.engine("a").tick(), "person": person}, choose)
+
+
+def rebuilt_and_gone_on(world: Lasting) -> None:
+    """The ledger that knew of the promotion is lost; after the rebuild the key it was about leaves."""
+    world.lose()
+    world.recover()
+    # Not long enough for another promotion, which would move the pointer and so fail the stalled one.
+    go_on(world, DAY)
+
+
+def test_a_worker_that_stalled_in_a_promotion_is_fenced() -> None:
+    world = a_world_in_mid_life()
+    world.advance(10 * DAY)
+    signing = world.kid(Stage.CURRENT)
+    a_promotion_that_stalls_while(world, lambda: rebuilt_and_gone_on(world))
+    assert world.effects.index("fence") < len(world.effects) - 1 - world.effects[::-1].index("move pointer")
+    assert world.kid(Stage.CURRENT) == signing
+    assert world.pointers["EdDSA"].id == world.ring.by_kid(signing).id
     go_on(world, 20 * DAY)
+
+
+def test_without_the_fence_it_leads_issuers_to_a_key_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "_fenced", lambda ring: ring)
+    world = a_world_in_mid_life()
+    world.advance(10 * DAY)
+    with pytest.raises(Violation, match="a cache may hold a copy without it"):
+        a_promotion_that_stalls_while(world, lambda: rebuilt_and_gone_on(world))
+
+
+def test_without_counting_keys_as_having_signed_until_now_tokens_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = recovery.rebuild
+
+    def trusting(keyset: KeySet, now: datetime, **left: Any) -> Rebuilt:
+        built = honest(keyset, now, **left)
+        ids = [key.id for key in built.ring.keys if key.superseded_at]
+        long_ago = built.ring.with_keys(ids, lambda key: replace(key, superseded_at=now - 9 * DAY))
+        return replace(built, ring=long_ago)
+
+    monkeypatch.setattr(recovery, "rebuild", trusting)
+    world = a_world_in_mid_life()
+    world.lose()
+    world.recover()
+    with pytest.raises(Violation, match="was disabled while issuers may sign with it"):
+        world.tick()
+
+
+def test_a_rebuilt_ledger_that_could_skip_a_gate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = recovery.rebuild
+
+    def hasty(keyset: KeySet, now: datetime, **left: Any) -> Rebuilt:
+        built = honest(keyset, now, **left)
+        return replace(built, ring=replace(built.ring, founded_at=None))
+
+    monkeypatch.setattr(recovery, "rebuild", hasty)
+    world = a_world_in_mid_life()
+    world.lose()
+    with pytest.raises(Refused, match="a public document that this ledger never wrote"):
+        world.recover()
+
+
+def test_a_pointer_that_nobody_can_read_is_followed_by_nobody() -> None:
+    class Deleted(Left):
+        def read_pointer(self, keyset: str, algorithm: Any) -> Any:
+            if algorithm.alg in gone:
+                raise ConfigurationError("the secret is scheduled for deletion")
+            return super().read_pointer(keyset, algorithm)
+
+    world = a_world_in_mid_life()
+    world.lose()
+    gone = {"RS256", "ES512"}
+    assert world.recovery(Deleted).propose()
+    gone = {"EdDSA"}
+    with pytest.raises(ConfigurationError, match="scheduled for deletion"):
+        world.recovery(Deleted).propose()
+
+
+def test_a_key_whose_public_half_the_store_will_not_tell_stays_public_as_a_foreign_one() -> None:
+    class Silent(Left):
+        def public_half(self, keyset: str, held: Held) -> tuple[bytes | None, datetime | None]:
+            spki, made_at = super().public_half(keyset, held)
+            return (None if held.id == quiet else spki), made_at
+
+    world = a_world_in_mid_life()
+    old = next(key for key in world.ring.keys if key.stage is Stage.PREVIOUS)
+    quiet = old.id
+    world.lose()
+    proposal = world.recovery(Silent).propose()
+    assert proposal
+    assert {line.key: line.becomes for line in proposal.lines}[old.kid or ""] == "foreign"
+    world.recovery(Silent).write(proposal)
+    world.tick()
+    assert old.kid in world.public_kids()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+ODD_KEYS = st.lists(
+    st.builds(
+        lambda base, odd: {**base, **odd},
+        st.sampled_from([{}, A.jwk, B.jwk, C.jwk]),
+        st.dictionaries(st.sampled_from(["kid", "kty", "alg", "x", "crv", "d", "k", "use", "n"]), JSON, max_size=3),
+    ),
+    max_size=5,
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(ODD_KEYS, st.integers(), st.sampled_from([None, "id-a", "id-x"]))
+def test_whatever_stands_in_public_a_rebuilt_ledger_is_sound_and_lets_no_key_go(
+    keys: list[jwks.Jwk], revision: int, pointer: str | None
+) -> None:
+    documents = shown(*keys, revision=revision)
+    result = rebuilt(documents, pointer, A.found(), B.found(), C.found())
+    ring = replace(result.ring, revision=max(0, revision) + 1)
+    assert from_json(to_json(ring), "acme") == ring
+    explain(ring, KEYSET, Observed({"EdDSA": pointer}, documents))
+    seen = documents["jwks"]
+    kept = {kid for jwk in project(ring, JWKS, seen) if isinstance(kid := jwk.get("kid"), str)}
+    public = {jwk["kid"] for jwk in keys if isinstance(jwk.get("kid"), str) and jwk.get("kty") != "oct"}
+    assert public <= kept
+    assert not any(is_private(jwk) for jwk in project(ring, JWKS, seen))
 
 
 @pytest.mark.parametrize("kind", [Lasting, Remembering])
