@@ -555,7 +555,7 @@ def test_a_read_that_ends_after_the_close_brings_no_key_back(home: Home, at: Tim
     home.after_read = signer.close
     with pytest.raises(NoCurrentKey):
         signer.refresh()
-    assert signer._follower.known == Known()
+    assert (signer._follower.known, signer._follower._loaded) == (Known(), None)
 
 
 # -- in the background -----------------------------------------------------------------------------------------------
@@ -699,6 +699,22 @@ def test_many_threads_that_meet_a_stale_key_make_one_read(home: Home, at: Time) 
     for worker in workers:
         worker.join()
     assert (len(tokens), home.reads, len(home.loads)) == (16, 2, 1)
+
+
+def test_reads_that_meet_a_new_key_at_once_load_it_once(home: Home, at: Time) -> None:
+    signer = follow(home, at)
+    second = home.rotate()
+    readers = [threading.Thread(target=signer.refresh) for _ in range(4)]
+    # Each has read, and none has been able to take over yet what it read.
+    with signer._follower._noting:
+        for reader in readers:
+            reader.start()
+        eventually(lambda: home.reads == 5)
+        time.sleep(0.05)
+    for reader in readers:
+        reader.join()
+    assert home.loads.count(second) == 1
+    assert kid_in(signer.sign(CLAIMS)) == second
 
 
 def test_while_one_caller_reads_the_others_sign(home: Home, at: Time) -> None:

@@ -87,6 +87,7 @@ class Follower:
     def __init__(self, source: Source, lag: float, every: float, clock: Clock, *, background: bool) -> None:
         self.source = source
         self.known = Known()
+        self._loaded: Key | None = None
         self.fault: RotatorError | None = None
         self._lag, self._every = lag, every
         self._elapsed, self._wall = clock
@@ -200,6 +201,8 @@ class Follower:
             raise
         with self._noting:
             before = self.known
+            if self._closed:
+                self._loaded = None
             if self._closed or began < before.began:
                 return
             due = began + (2 * self._every if self._background else self._every)
@@ -215,20 +218,20 @@ class Follower:
 
     def _named(self) -> Key | None:
         named = self.source.read()
-        if named is None:
-            return None
+        # Two reads that meet a new key load it once; the key before it is not kept for a pointer that might come back.
         with self._loading:
-            known = self.known.key
-            if known and known.identity == named.identity:
-                return known
-            alg, kid = self.source.alg, named.kid
-            return Key(
-                kid,
-                named.identity,
-                named.load(),
-                compact.protected(alg, kid, "JWT"),
-                compact.protected(alg, kid, None),
-            )
+            if named is None:
+                self._loaded = None
+            elif self._loaded is None or self._loaded.identity != named.identity:
+                alg, kid = self.source.alg, named.kid
+                self._loaded = Key(
+                    kid,
+                    named.identity,
+                    named.load(),
+                    compact.protected(alg, kid, "JWT"),
+                    compact.protected(alg, kid, None),
+                )
+            return self._loaded
 
     def _note(self, exc: RotatorError) -> None:
         with self._noting:
@@ -282,7 +285,7 @@ class Follower:
         """Forget the key, and end the thread."""
         with self._noting:
             self._closed = True
-            self.known = Known()
+            self.known, self._loaded = Known(), None
         self._wake.set()
 
     def after_fork(self) -> None:
