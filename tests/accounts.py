@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import contextmanager
+from copy import copy
 from typing import TYPE_CHECKING
 
 import boto3
@@ -47,12 +48,21 @@ class Account:
     def __init__(
         self, endpoint: str, scheme: str, name: str, algorithms: Sequence[str] = ("ES256",), through: str | None = None
     ) -> None:
-        self.endpoint, self.scheme, self.name, self.algorithms = endpoint, scheme, name, tuple(algorithms)
+        self.endpoint, self.scheme, self.algorithms = endpoint, scheme, tuple(algorithms)
         self.through = through or endpoint
-        self.ledger, self.public = f"{name}-ledger", f"{name}-public"
         self.s3 = boto3.client("s3", endpoint_url=endpoint)
         self.secrets = boto3.client("secretsmanager", endpoint_url=endpoint)
         self.kms = boto3.client("kms", endpoint_url=endpoint)
+        self._prepare(name)
+
+    def another(self, name: str) -> Account:
+        """The same account under another name; its clients are the same."""
+        made = copy(self)
+        made._prepare(name)
+        return made
+
+    def _prepare(self, name: str) -> None:
+        self.name, self.ledger, self.public = name, f"{name}-ledger", f"{name}-public"
         for bucket in (self.ledger, self.public):
             self.s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
         everything = f"arn:aws:s3:::{self.public}/*"

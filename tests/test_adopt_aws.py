@@ -10,8 +10,10 @@ from uuid import uuid4
 
 import jwt
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from typer.testing import CliRunner
 
+from rotator import aws
 from rotator.cli import app as commands
 from rotator.keys import jwks, material
 from rotator.keys.algorithms import ALGORITHMS
@@ -50,10 +52,13 @@ class Owner:
         self.account.s3.put_object(
             Bucket=self.account.public,
             Key=PATH,
-            Body=json.dumps({"keys": self.standing}).encode(),
+            Body=self.document(),
             CacheControl=CACHE_CONTROL,
             ContentType="application/jwk-set+json",
         )
+
+    def document(self) -> bytes:
+        return json.dumps({"keys": self.standing}).encode()
 
     def has_secret(self, kid: str) -> str:
         """A secret whose value is PEM, read by the owner's issuers as it is."""
@@ -180,3 +185,97 @@ def test_an_adopted_key_set_in_aws_rotates_twice_and_no_token_is_rejected(owner:
     assert signed > 30
     assert not {"2025", "2026"} & owner.shown().keys()
     assert owner.does_well("status", "--json").count('"error": null') == 1
+
+
+# -- every call fails ------------------------------------------------------------------------------------------------
+
+
+class Calls:
+    """Every call that goes to AWS, by number; one of them fails."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.names: list[str] = []
+        self.at, self.how = -1, ""
+        self._hooked: set[int] = set()
+        real = aws.client
+
+        def client(*given: Any, **options: Any) -> Any:
+            made = real(*given, **options)
+            if id(made) not in self._hooked:
+                self._hooked.add(id(made))
+                made.meta.events.register("before-call", self._before)
+                made.meta.events.register("after-call", self._after)
+                self._undo.append(made)
+            return made
+
+        self._undo: list[Any] = []
+        monkeypatch.setattr(aws, "client", client)
+
+    def fail(self, at: int, how: str) -> None:
+        self.names, self.at, self.how = [], at, how
+
+    def _before(self, model: Any, **_: Any) -> None:
+        self.names.append(model.name)
+
+    def _after(self, parsed: dict[str, Any], **_: Any) -> None:
+        if len(self.names) - 1 != self.at:
+            return
+        if "Body" in parsed:
+            # Nobody else will.
+            parsed["Body"].close()
+        if self.how == "killed after":
+            raise KeyboardInterrupt
+        raise EndpointConnectionError(endpoint_url="https://aws.example")
+
+    def end(self) -> None:
+        for made in self._undo:
+            made.meta.events.unregister("before-call", self._before)
+            made.meta.events.unregister("after-call", self._after)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
+    counted = Calls(monkeypatch)
+    yield counted
+    counted.end()
+
+
+def end(owner: Owner) -> dict[str, Any]:
+    """All that an adoption leaves behind, but for times and what is drawn at random."""
+    account = owner.account
+    listed = account.s3.list_objects_v2(Bucket=account.ledger).get("Contents", ())
+    ledger = json.loads(account.s3.get_object(Bucket=account.ledger, Key="acme/ledger.json")["Body"].read())
+    signer = led_to(account, "ES256")
+    token = signer.sign({"sub": "you", "exp": int(time.time()) + 60}, {"kid": signer.kid})
+    return {
+        # Whoever dies between probe and clean-up leaves a probe, which nobody reads.
+        "objects": sorted(each["Key"] for each in listed if ".probe-" not in each["Key"]),
+        "ledger": [(key["kid"], "activated_at" in key, "superseded_at" in key) for key in ledger["keys"]],
+        "revision": ledger.get("revision", 0),
+        "signs": signer.kid,
+        "accepted": owner.accepts(token),
+        "document": account.s3.get_object(Bucket=account.public, Key=PATH)["Body"].read() == owner.document(),
+        "private": account.private_keys_ever_made(),
+    }
+
+
+@pytest.mark.slow
+def test_whatever_call_fails_to_adopt_again_ends_the_same(owner: Owner, calls: Calls, tmp_path: Path) -> None:
+    words = ("adopt", "acme", *owner.has("2025"), *owner.has("2026"), "--current", "2026", "--yes")
+    owner.does_well(*words)
+    total, calm = len(calls.names), end(owner)
+    assert (calm["signs"], calm["accepted"], calm["document"], calm["private"]) == ("2026", True, True, 2)
+    assert total > 20
+    for at in range(total):
+        # Killed before a call is killed after the one before it; both for each effect: tests/test_adoption.py.
+        how = ("killed after", "answer lost")[(at + (owner.account.scheme == "kms")) % 2]
+        account = owner.account.another(f"adopt-{uuid4().hex[:10]}")
+        other = Owner(account, configured(account, tmp_path / "again.toml"))
+        again = ("adopt", "acme", *other.has("2025"), *other.has("2026"), "--current", "2026", "--yes")
+        calls.fail(at, how)
+        done = other.does(*again)
+        name = f"call {at}, {calls.names[min(at, len(calls.names) - 1)]}, {how}"
+        assert done.exit_code in {0, 1, 130}, f"{name}: {done.output}"
+        calls.fail(-1, "")
+        other.does_well(*again)
+        assert end(other) == calm, name
