@@ -26,6 +26,8 @@ from rotator.keys.keyring import from_json
 from rotator.keys.policy import KeySet, Policy, PublicDocument
 from rotator.ports import Headers
 from rotator.settings import Configuration
+from rotator.signer import Signer
+from rotator.signer.sources import KmsSource, SecretsManagerSource
 from rotator.stores.kms import KmsKeys
 from rotator.stores.secretsmanager import SecretsManagerKeys, value_of
 from tests import iam
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from rotator.engine import Outcome
     from rotator.keys.keyring import Keyring
     from rotator.ports import KeyStore
+    from rotator.signer.sources import Source
 
     Statements = Sequence[Mapping[str, Any]]
 
@@ -363,6 +366,14 @@ def test_without_the_permission_to_delete_the_probe_leaves_an_object_behind(
     ]
 
 
+def assert_it_signs(life: Life, source: Source) -> None:
+    """The Python signer gets along with what the issuer's role may do."""
+    with Signer(source, signer_lag=timedelta(hours=2), background=False) as signer:
+        token = signer.sign({"sub": "you"})
+        key = jwt.PyJWK(life.jwk(signer.status().kid or ""))
+    assert jwt.decode(token, key, algorithms=["ES256"]) == {"sub": "you"}
+
+
 def test_an_issuer_reads_the_current_secret_of_its_key_set_and_nothing_else(
     daemon: Callable[[Statements, Statements], Life],
 ) -> None:
@@ -386,6 +397,7 @@ def test_an_issuer_reads_the_current_secret_of_its_key_set_and_nothing_else(
         token = jwt.encode({"sub": "you"}, private, headers={"kid": current.kid})
         assert jwt.decode(token, jwt.PyJWK(life.jwk(current.kid)), algorithms=["ES256"]) == {"sub": "you"}
     assert set(role.used) == iam.grants(statements)
+    assert_it_signs(life, SecretsManagerSource(lambda: secrets, PREFIX, life.name, ALGORITHMS["ES256"]))
 
     version = answers[0]["VersionId"]
     assert refused(secrets.get_secret_value, SecretId=name, VersionStage="AWSPENDING")
@@ -551,6 +563,8 @@ def test_an_issuer_signs_with_the_keys_of_its_key_set_and_nothing_else(ministack
     pointer = json.loads(s3.get_object(Bucket=LEDGER, Key=f"prod/{life.name}/ES256.pointer.json")["Body"].read())
     assert kms.sign(KeyId=pointer["key_arn"], **signing)["Signature"]
     assert set(role.used) == iam.grants(statements)
+    pointers = S3Documents(lambda: s3, LEDGER, "prod")
+    assert_it_signs(life, KmsSource(lambda: kms, pointers, life.name, ALGORITHMS["ES256"]))
 
     foreign = another.ring().current("ES256")
     assert foreign
