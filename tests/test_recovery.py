@@ -105,6 +105,8 @@ def test_the_pointer_says_which_key_is_current_and_every_other_may_have_signed_u
     )
     assert b.fence_due
     assert not a.fence_due
+    # A discovery document lists the algorithms of keys that were seen, whatever stage they are in.
+    assert a.published == b.published == {"jwks": START}
     assert [key.jwk for key in (a, b)] == [A.jwk, B.jwk]
     assert from_json(to_json(result.ring), "acme") == result.ring
 

@@ -28,7 +28,7 @@ from rotator.keys.material import unb64u
 from rotator.keys.publication import called, foreign
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from rotator.keys.policy import KeySet
@@ -152,7 +152,8 @@ def rebuild(  # noqa: PLR0913 - what is left, piece by piece
             keys.append(key)
             lines.append(Line(kid, alg, Stage.NEXT, "the pointer never named it; its gate starts again"))
         else:
-            keys.append(replace(key, activated_at=key.created_at, superseded_at=now))
+            shown = [name for name, seen in documents.items() if kid in seen.kids()]
+            keys.append(replace(_seen(key, shown, now), activated_at=key.created_at, superseded_at=now))
             lines.append(Line(kid, alg, Stage.PREVIOUS, "it may have signed until now: full retention starts again"))
     ring = Keyring(
         keyset=keyset.name,
@@ -309,13 +310,13 @@ def _key(each: Found, alg: str, jwk: Jwk, before: Key | None, now: datetime) -> 
 def _signing(key: Key, keyset: KeySet, before: Key | None, now: datetime) -> Key:
     """``key`` as the one that signs: its tokens are out, so it counts as known everywhere."""
     names = [document.name for document in keyset.documents_of(key.alg)]
-    return replace(
-        key,
-        published=dict.fromkeys(names, now),
-        ready=dict.fromkeys(names, now),
-        published_at=now,
-        activated_at=(before and before.activated_at) or key.created_at,
-    )
+    return replace(_seen(key, names, now), activated_at=(before and before.activated_at) or key.created_at)
+
+
+def _seen(key: Key, names: Iterable[str], now: datetime) -> Key:
+    """``key`` as one that signed: no gate waits for it, and a discovery document goes on listing its algorithm."""
+    there = dict.fromkeys(names, now)
+    return replace(key, published=there, ready=dict(there), published_at=now)
 
 
 def _ledger_id(keys: Sequence[Key], found: Sequence[Found], older: Keyring | None) -> str | None:
