@@ -9,6 +9,8 @@ import argparse
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.clients import story, table
 from tests.clients.clients import CLIENTS
 
@@ -28,7 +30,10 @@ def main() -> int:
         unguarded = pool.submit(
             story.run, guarded=False, clients=clients, say=lambda line: say(f"without prepublish  {line}")
         )
-        told, without = as_it_is.result(), unguarded.result()
+        try:
+            told, without = as_it_is.result(), unguarded.result()
+        except pytest.skip.Exception as exc:
+            parser.exit(1, f"{exc}\n")
     made = table.rendered(told, without, clients)
     sys.stdout.write(made)
     faults = [*told.failures, *told.rejected(), *(f"{name}: {why}" for name, why in told.missing.items())]
