@@ -149,6 +149,7 @@ def test_nothing_is_written_as_long_as_there_is_nothing_to_say() -> None:
 
 def test_one_that_was_there_before_is_a_stranger_unless_it_says_the_same() -> None:
     assert stranger(QUIET, DOCUMENT, at(said())) is None
+    assert stranger(QUIET, DOCUMENT, at(said(**{ALGORITHMS_MEMBER: ["RS256"]}))) is None, "the list is ours to say"
     assert stranger(QUIET, DOCUMENT, Seen()) is None
     assert stranger(QUIET, JWKS, at(BODY)) is None
     assert "says other things (token_endpoint)" in (stranger(QUIET, DOCUMENT, at(said(token_endpoint="t"))) or "")

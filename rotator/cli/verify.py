@@ -186,7 +186,8 @@ def _fetched(url: str, faults: list[Fault]) -> Copy | None:
     try:
         answer = HttpsWeb().fetch(url)
     except RotatorError as exc:
-        faults.append(Fault("unreachable", str(exc).rstrip("."), url))
+        why = str(exc).removeprefix(sources.shown(url)).strip().rstrip(".")
+        faults.append(Fault("unreachable", why, url))
         return None
     if answer is None:
         faults.append(Fault("missing", "it answers 404", url))

@@ -94,7 +94,7 @@ class Probe:
         try:
             answer = self._web.fetch(url)
         except StoreError as exc:
-            return None, str(exc).rstrip(".")
+            return None, str(exc).removeprefix(url).strip().rstrip(".")
         if answer is None:
             return None, None
         return Copy(url, answer.body, answer.cache_control, answer.age, answer.content_type), None

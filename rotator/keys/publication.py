@@ -79,7 +79,8 @@ def stranger(ring: Keyring, document: PublicDocument, seen: Seen) -> str | None:
     if document.discovery is None or document.name in ring.documents or not seen.exists:
         return None
     names = discovery.differing(seen.body, discovery.project(ring, document.discovery) or b"")
-    if names is None or names:
+    # The list of algorithms is ours to say: a ledger that was brought back may know of one more, or less.
+    if names is None or set(names) - {discovery.ALGORITHMS_MEMBER}:
         what = f"says other things ({', '.join(map(_shown, names))})" if names else "is no JSON object"
         return (
             f"was there before rotator wrote it, and {what}: take over what it says into 'members' of the discovery"
