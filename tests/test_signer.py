@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from joserfc import jws
 from joserfc import jwt as joserfc_jwt
 from joserfc.jwk import KeySet as JoserfcKeys
@@ -30,7 +31,7 @@ from joserfc.jwk import KeySet as JoserfcKeys
 from rotator.errors import AccessDenied, ConfigurationError, KeyStopped, NoCurrentKey, Refused, Stale, StoreError
 from rotator.keys import jwks, material
 from rotator.keys.algorithms import ALGORITHMS
-from rotator.signer import Clock, Signer
+from rotator.signer import Clock, Signer, compact
 from rotator.signer.follower import Follower, Known
 from rotator.signer.sources import Loaded, Named, loaded
 
@@ -152,6 +153,36 @@ def test_rfc_8037_appendix_a4_is_signed_to_the_letter() -> None:
     assert material.b64u(key.sign(message)) == (
         "hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg"
     )
+
+
+#: RFC 7515 appendix A.2: the primes of its key, what is signed, and the signature.
+A2_P = (
+    "4BzEEOtIpmVdVEZNCqS7baC4crd0pqnRH_5IB3jw3bcxGn6QLvnEtfdUdiYrqBdss1l58BQ3KhooKeQTa9AB0Hw_Py5PJdTJNPY8cQn7ouZ2KKDc"
+    "mnPGBY5t7yLc1QlQ5xHdwW1VhvKn-nXqhJTBgIPgtldC-KDV5z-y2XDwGUc"
+)
+A2_Q = (
+    "uQPEfgmVtjL0Uyyx88GZFF1fOunH3-7cepKmtH4pxhtCoHqpWmT8YAmZxaewHgHAjLYsp1ZSe7zFYHj7C6ul7TjeLQeZD_YwD66t62wDmpe_HlB-"
+    "TnBA-njbglfIsRLtXlnDzQkv5dTltRJ11BKBBypeeF6689rjcJIDEz9RWdc"
+)
+A2_PAYLOAD = b'{"iss":"joe",\r\n "exp":1300819380,\r\n "http://example.com/is_root":true}'
+A2_SIGNATURE = (
+    "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W2Fp5jujGbds9uJdbF9CUAr7t"
+    "1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkSjtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12j"
+    "zDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnvWh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQ"
+    "Ge77Rw"
+)
+
+
+def test_rfc_7515_appendix_a2_is_signed_to_the_letter() -> None:
+    p, q = (int.from_bytes(material.unb64u(text), "big") for text in (A2_P, A2_Q))
+    e = 65537
+    d = pow(e, -1, (p - 1) * (q - 1))
+    crt = rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), rsa.rsa_crt_iqmp(p, q)
+    private = rsa.RSAPrivateNumbers(p, q, d, *crt, rsa.RSAPublicNumbers(e, p * q)).private_key()
+    public = jwks.public_jwk(material.spki(private), ALGORITHMS["RS256"])
+    key = loaded(private, ALGORITHMS["RS256"], public, "RFC 7515")
+    message = b"eyJhbGciOiJSUzI1NiJ9." + compact.b64u(A2_PAYLOAD)
+    assert compact.b64u(key.sign(message)).decode() == A2_SIGNATURE
 
 
 def test_rfc_7520_section_4_1_is_signed_to_the_letter() -> None:
