@@ -457,10 +457,14 @@ def test_a_date_set_back_lengthens_nothing(home: Home, at: Time) -> None:
         signer.sign(CLAIMS)
 
 
-def test_without_a_key_it_does_not_open(home: Home, at: Time) -> None:
-    home.kid = None
-    with pytest.raises(NoCurrentKey, match="names no key"):
+@pytest.mark.parametrize("fault", [None, StoreError("S3 is away.")])
+def test_without_a_key_it_does_not_open_and_only_the_error_says_so(
+    home: Home, at: Time, fault: RotatorError | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    home.kid, home.fault = None, fault
+    with pytest.raises(StoreError if fault else NoCurrentKey, match="away" if fault else "names no key"):
         follow(home, at)
+    assert caplog.records == []
 
 
 def test_when_the_pointer_is_cleared_it_stops_with_the_next_read_and_goes_on_with_the_next_key(

@@ -92,7 +92,7 @@ class Follower:
         self._lag, self._every = lag, every
         self._elapsed, self._wall = clock
         self._background = background
-        self._closed = False
+        self._opened = self._closed = False
         self._failures, self._retry_at = 0, _NEVER
         self._make_locks()
         weakref.finalize(self, self._wake.set)
@@ -240,7 +240,7 @@ class Follower:
             self._retry_at = self._elapsed() + min(_RETRY * 2.0**self._failures, _RETRY_AT_MOST, self._every)
             self._failures = min(self._failures + 1, 10)
         # Whoever opens a signer is told by the error itself.
-        if first and self.known.began != _NEVER:
+        if first and self._opened:
             _log.warning("The pointer is tried again: %s", exc)
 
     # The thread that reads
@@ -259,7 +259,8 @@ class Follower:
                 self._thread = thread
 
     def start(self) -> None:
-        """Read in the background from now on, where that is wanted."""
+        """Go on by itself from now on: in the background, where that is wanted."""
+        self._opened = True
         self._see_to_thread()
 
     def read_if_due(self) -> float | None:
