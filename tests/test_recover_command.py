@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+from botocore.exceptions import ClientError
 
 from rotator import app
 from rotator.cli import output
@@ -21,7 +22,7 @@ from tests.accounts import Account, moto
 from tests.test_cli import DOCUMENT, Operator
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -353,7 +354,7 @@ cache_max_age = "1s"
 cache_stale = "0s"
 verifier_cache = "2s"
 verifier_leeway = "1s"
-clock_skew = "0s"
+clock_skew = "1s"
 max_keys = 20
 max_creations_per_day = 1000
 [schedule]
@@ -365,60 +366,111 @@ name = "acme"
 """
 
 
+class Files:
+    """A home on this machine's disk, as everybody sees it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.ledger, self.public = root / "ledger/acme/ledger.json", root / "public" / DOCUMENT.format("acme")
+        stores = "".join(f'{name} = "{(root / name).as_uri()}"\n' for name in ("keys", "ledger", "public"))
+        self.toml = f"[stores]\n{stores}"
+
+    def read(self) -> bytes:
+        return self.ledger.read_bytes()
+
+    def write(self, body: bytes | None) -> None:
+        self.ledger.unlink() if body is None else self.ledger.write_bytes(body)
+
+    def kids(self) -> set[str]:
+        return {key["kid"] for key in json.loads(self.public.read_bytes())["keys"]}
+
+    def signing(self) -> str | None:
+        named: str | None = json.loads((self.root / "keys/acme/ES256/pointer.json").read_bytes())["kid"]
+        return named
+
+
+class Aws:
+    """A home in S3, whose ledgers keep their versions, and Secrets Manager."""
+
+    def __init__(self, url: str) -> None:
+        self.account = Account(url, "secretsmanager", f"recover-{uuid4().hex[:8]}")
+        s3 = self.account.s3
+        s3.put_bucket_versioning(Bucket=self.account.ledger, VersioningConfiguration={"Status": "Enabled"})
+        self.toml = self.account.toml
+
+    def read(self) -> bytes:
+        return self.account.s3.get_object(Bucket=self.account.ledger, Key="acme/ledger.json")["Body"].read()
+
+    def write(self, body: bytes | None) -> None:
+        if body is None:
+            self.account.s3.delete_object(Bucket=self.account.ledger, Key="acme/ledger.json")
+        else:
+            self.account.s3.put_object(Bucket=self.account.ledger, Key="acme/ledger.json", Body=body)
+
+    def kids(self) -> set[str]:
+        found = self.account.s3.get_object(Bucket=self.account.public, Key=DOCUMENT.format("acme"))
+        return {key["kid"] for key in json.loads(found["Body"].read())["keys"]}
+
+    def signing(self) -> str | None:
+        value = self.account.secrets.get_secret_value(SecretId=f"{self.account.name}/acme/ES256")["SecretString"]
+        kid: str | None = json.loads(value).get("kid")
+        return kid
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["lost", "torn", "old"])
-def test_a_daemon_goes_on_after_its_ledger_came_back_and_no_published_key_left(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize(
+    ("where", "how", "words"),
+    [
+        ("files", "lost", ()),
+        ("files", "torn", ()),
+        ("files", "old", ()),
+        ("aws", "lost", ()),
+        ("aws", "torn", ("--rebuild",)),
+    ],
+)
+def test_a_daemon_goes_on_after_its_ledger_came_back_and_no_published_key_left(
+    tmp_path: Path, strict_moto_url: str, where: str, how: str, words: tuple[str, ...]
+) -> None:
+    home: Files | Aws = Files(tmp_path) if where == "files" else Aws(strict_moto_url)
     file = tmp_path / "rotator.toml"
-    stores = "".join(f'{name} = "{(tmp_path / name).as_uri()}"\n' for name in ("keys", "ledger", "public"))
-    file.write_text(f"[stores]\n{stores}{FAST}")
+    file.write_text(home.toml + FAST)
     rotator = [sys.executable, "-m", "rotator", "--config", str(file)]
     subprocess.run([*rotator, "init"], check=True, capture_output=True)
-    path, public = tmp_path / "ledger/acme/ledger.json", tmp_path / "public" / DOCUMENT.format("acme")
     daemon = subprocess.Popen([*rotator, "run"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        old = _until(lambda: path.read_bytes() if _kids(public) else None)
-        signing = _until(lambda: _pointer(tmp_path) if _rotated(path) else None)
-        if how == "lost":
-            path.unlink()
-        else:
-            path.write_bytes(old if how == "old" else b"torn")
+        old = _until(lambda: home.read() if home.kids() else None)
+        signing = _until(lambda: home.signing() if _rotated(home.read()) else None)
+        home.write({"lost": None, "torn": b"torn", "old": old}[how])
         time.sleep(3)
-        shown = _kids(public)
+        shown = home.kids()
         assert signing in shown
-        done = subprocess.run([*rotator, "recover", "acme", "--yes"], check=False, capture_output=True, text=True)
+        done = subprocess.run(
+            [*rotator, "recover", "acme", "--yes", *words], check=False, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
+        assert ("version" in done.stdout) == (where == "aws" and not words), done.stdout
         deadline, kept = time.monotonic() + 9, set(shown)
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and "rebuilt" in done.stdout:
             # Until the retention of each is over (1 + 15 + 1 s) nobody of them may leave.
-            kept &= _kids(public)
+            kept &= home.kids()
             time.sleep(0.1)
         assert kept == shown
-        assert _until(lambda: (there := _pointer(tmp_path)) not in {signing, None} and there in _kids(public))
+        assert _until(lambda: (there := home.signing()) not in {signing, None} and there in home.kids())
         assert daemon.poll() is None
     finally:
         daemon.terminate()
         daemon.wait(20)
 
 
-def _until(found: Any, patience: float = 90) -> Any:
+def _until(found: Callable[[], Any], patience: float = 90) -> Any:
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, ClientError):
             if value := found():
                 return value
         time.sleep(0.05)
     raise AssertionError("it did not come to pass")
 
 
-def _kids(public: Path) -> set[str]:
-    return {key["kid"] for key in json.loads(public.read_bytes())["keys"]}
-
-
-def _pointer(home: Path) -> str | None:
-    named: str | None = json.loads((home / "keys/acme/ES256/pointer.json").read_bytes())["kid"]
-    return named
-
-
-def _rotated(path: Path) -> bool:
-    keys = from_json(path.read_bytes(), "acme").keys
-    return any(key.superseded_at for key in keys)
+def _rotated(ledger: bytes) -> bool:
+    return any(key.superseded_at for key in from_json(ledger, "acme").keys)
