@@ -637,6 +637,16 @@ def test_the_key_that_verifies_a_token_is_named(alg: str) -> None:
     assert "SECRET" not in repr(report)
 
 
+@needs_vectors
+@pytest.mark.parametrize("path", sorted((VECTORS / "rfc" / "jws").glob("*.json")), ids=lambda path: path.stem)
+def test_the_signatures_of_the_rfcs_are_verified(path: Path) -> None:
+    vector = json.loads(path.read_text())
+    report = verified(vector["output"]["compact"], jwks.without_private(vector["input"]["key"]) or {})
+    assert report.token
+    assert report.token.verified_by
+    assert codes(report, Severity.WARNING) <= {"missing-kid"}
+
+
 def test_a_token_whose_set_is_not_named_is_not_verified() -> None:
     assert codes(seen(f"Bearer {token()}\n".encode())) == {"token-unchecked"}
 

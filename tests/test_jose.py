@@ -253,7 +253,11 @@ def test_several_blocks_are_several_keys_and_a_broken_one_does_not_hide_the_rest
 
 def test_beginnings_without_end_are_read_in_no_time() -> None:
     body = b"-----BEGIN A-----" * 20_000
-    assert len(reading.read(body).findings) == 20_000
+    assert len(reading.read(body).findings) == reading.MAX_KEYS
+    contents = reading.read(b'{"keys": [' + b"{}," * reading.MAX_KEYS + b"{}]}")
+    assert [finding.code for finding in contents.findings] == ["too-many-keys"]
+    assert len(contents.items) == reading.MAX_KEYS
+    assert reading.read(b'{"keys": [{"a": 1, "b": 2' + b', "a": 1, "b": 2' * 20_000 + b"}]}").items
 
 
 ENCRYPTED: dict[str, Callable[[], bytes]] = {

@@ -123,7 +123,7 @@ class HttpsWeb:
             except zlib.error as exc:
                 raise StoreError(f"{shown} answered with broken gzip.") from exc
             if len(body) > self._max_bytes:
-                raise StoreError(f"{shown} is larger than {self._max_bytes} bytes: no public document of ours is.")
+                raise StoreError(f"{shown} is larger than {self._max_bytes} bytes, and was not read.")
             if unpack is not None and unpack.eof:
                 break
         if unpack is not None and not unpack.eof:

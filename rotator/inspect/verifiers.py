@@ -25,17 +25,20 @@ TITLES = {row.name: row.title for row in VERIFIERS.values()} | {OPENID: "the Ope
 _MALFORMED = {"missing-member", "wrong-type", "not-base64url", "not-on-curve", "too-short", "too-long", "padded"}
 
 #: Findings on which the OpenID conformance suite fails an issuer.
-_CONFORMANCE = _MALFORMED | {
+_CONFORMANCE = {
     "duplicate-kid",
     "empty-set",
     "missing-kid",
     "missing-kty",
+    "missing-member",
     "not-an-object",
-    "odd-kid",
+    "not-base64url",
+    "padded",
     "private-key",
     "rsa-size",
     "symmetric-key",
     "wrong-content",
+    "wrong-type",
 }
 
 

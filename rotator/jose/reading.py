@@ -9,7 +9,9 @@ import base64
 import binascii
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rotator.errors import ConfigurationError
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 #: No input larger than this is read: 1,000 keys with their certificates fit, and no verifier takes more.
 MAX_BYTES = 5_000_000
+
+#: No more keys than this are looked at, however small they are.
+MAX_KEYS = 10_000
 
 _BOM = b"\xef\xbb\xbf"
 _JWS = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*){2}")
@@ -81,7 +86,7 @@ def read(body: bytes, passphrase: Passphrase = lambda _: None) -> Contents:
     if len(body) > MAX_BYTES:
         return too_large(len(body))
     if pem.is_pem(body):
-        return _of_parts("PEM", body, list(pem.parts(body, passphrase)))
+        return _of_parts("PEM", body, list(islice(pem.parts(body, passphrase), MAX_KEYS)))
     if pem.is_ssh(body):
         return _of_parts("OpenSSH", body, [_tried(pem.part_of_ssh, body)])
     if pem.is_der(body):
@@ -213,8 +218,8 @@ def _parsed(text: str) -> Any:
         if len(made) == len(pairs):
             return made
         doubled = Doubled(made)
-        names = [name for name, _ in pairs]
-        doubled.names = tuple(name for name in made if names.count(name) > 1)
+        counts = Counter(name for name, _ in pairs)
+        doubled.names = tuple(name for name, count in counts.items() if count > 1)
         return doubled
 
     def constant(name: str) -> Any:
@@ -259,7 +264,12 @@ def _of_json(document: Any, body: bytes, findings: list[Finding]) -> Contents:
 
 
 def _members(found: list[Any], findings: list[Finding]) -> Iterator[Item]:
-    for number, member in enumerate(found, 1):
+    if len(found) > MAX_KEYS:
+        says = (
+            f"The set has {len(found):,} members: the first {MAX_KEYS:,} are looked at, and no verifier takes so many."
+        )
+        findings.append(error("too-many-keys", says, _SET))
+    for number, member in enumerate(found[:MAX_KEYS], 1):
         where = f"key {number}"
         if isinstance(member, dict):
             yield Item(where, "JWK", member)
