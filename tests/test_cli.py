@@ -344,7 +344,9 @@ def test_status_tells_programs_every_fact(operator: Operator) -> None:
         "alg": "ES256",
         "kid": old["kid"],
     }
-    assert shown["documents"] == [{"name": "jwks", "path": "acme/.well-known/jwks.json", "urls": []}]
+    assert shown["documents"] == [
+        {"name": "jwks", "path": "acme/.well-known/jwks.json", "urls": [], "shows": ["ES256"]}
+    ]
 
 
 def test_status_shows_retired_keys_too(operator: Operator) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from typer.testing import CliRunner
 
+from rotator.cli import app
 from rotator.errors import ConfigurationError
 from rotator.keys.discovery import Discovery
 from rotator.keys.policy import PublicDocument
@@ -170,3 +172,13 @@ def test_two_key_sets_of_one_issuer_have_one_discovery_document(faults: Callable
     assert faults(f"[keysets.discovery]\n{second}[keysets.discovery]\n") == [
         "keysets.globex.issuer: key set acme names the same URL; each needs its own."
     ]
+
+
+def test_status_names_the_documents_beside_the_first(tmp_path: Path) -> None:
+    stores = "\n".join(f'{name} = "{(tmp_path / name).as_uri()}"' for name in ("keys", "ledger", "public"))
+    (tmp_path / "r.toml").write_text(f"[stores]\n{stores}\n{BASE[BASE.index('[policy]') :]}{VIEW}[keysets.discovery]\n")
+    shown = [
+        CliRunner().invoke(app, ["-c", str(tmp_path / "r.toml"), command]).output for command in ("init", "status")
+    ]
+    assert "acme: acme/.well-known/jwks-rs256.json shows RS256\n" in shown[1]
+    assert "acme: acme/.well-known/openid-configuration leads to https://id.acme.example/jwks.json\n" in shown[1]

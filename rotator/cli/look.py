@@ -65,7 +65,7 @@ def _show(looks: dict[str, Outcome | RotatorError], found: dict[str, Engine]) ->
     output.table(_COLUMNS, rows, _TONES)
     for name, look in looks.items():
         if not isinstance(look, RotatorError):
-            for line in (*_due(look), *_ended(look, found[name]), *output.worries(look)):
+            for line in (*_documents(found[name]), *_due(look), *_ended(look, found[name]), *output.worries(look)):
                 output.say(f"{name}: {line}")
 
 
@@ -74,6 +74,15 @@ def _due(look: Outcome) -> Iterator[str]:
     step = look.plan.step
     if step:
         yield f"due now: {_what(step.name, step.alg, step.kid)}: {step.reason}"
+
+
+def _documents(engine: Engine) -> Iterator[str]:
+    """What stands beside the one document that every key set has."""
+    for document in engine.keyset.written[1:]:
+        if document.discovery:
+            yield f"{document.path} leads to {document.discovery.jwks_uri}"
+        else:
+            yield f"{document.path} shows {', '.join(sorted(document.algorithms or ('every algorithm',)))}"
 
 
 def _ended(look: Outcome, engine: Engine) -> Iterator[str]:

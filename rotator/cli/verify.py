@@ -24,7 +24,7 @@ def verify(
     ] = None,
     as_json: fleet.Json = False,
 ) -> None:
-    """Check what verifiers get, and what issuers sign: for a monitor.
+    """Check what verifiers get and issuers sign: for a monitor.
 
     Fetches each document from each public URL, compares it with the ledger, looks at headers, age and limits, signs
     with every current key through the key store and verifies that with what was fetched. Of a URL (a JWKS, or a
