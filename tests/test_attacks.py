@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from dataclasses import replace
 from datetime import timedelta
@@ -9,23 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rotator.errors import AccessDenied, Refused, StoreError
+from rotator.errors import AccessDenied, Conflict, Refused, StoreError
 from rotator.keys import facts, jwks
 from rotator.keys.keyring import Keyring, Stage
 from rotator.keys.plan import gate
 from rotator.keys.policy import KeySet, PublicDocument
+from rotator.keys.publication import Seen, project
 from tests.world import POLICY, Turns, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rotator.engine import Engine
+    from rotator.ports import Headers
 
 DAY = timedelta(days=1)
 URL = "https://auth.example.com/jwks.json"
 FAST = replace(POLICY, lifetime=4 * DAY)
 BOTH = replace(FAST, algorithms=("EdDSA", "ES256"))
-JWKS = PublicDocument("jwks", "acme/jwks.json")
+PATH = "acme/jwks.json"
+JWKS = PublicDocument("jwks", PATH)
 
 
 def founded(**kwargs: Any) -> World:
@@ -371,6 +376,165 @@ def test_a_worker_that_saw_a_key_before_the_document_was_overwritten_does_not_re
     world.advance(timedelta(minutes=100))
     world.engine().rotate(["EdDSA"])
     world.tick()
+
+
+class SameBytesSameVersion(World):
+    """A store whose version of a document follows from its bytes, as the ETag of S3 does."""
+
+    def _written(self, path: str, body: bytes, headers: Headers) -> str:
+        super()._written(path, body, headers)
+        version = hashlib.sha256(body).hexdigest()
+        self.documents[path] = (body, version, headers)
+        return version
+
+
+@pytest.mark.parametrize("restored", [False, True], ids=["A to B", "A to B to A"])
+def test_a_write_that_stalls_across_a_revoke_brings_no_key_back_for_longer_than_a_tick(*, restored: bool) -> None:
+    world = SameBytesSameVersion(policy=FAST)
+    world.init()
+    world.tick()
+    world.advance(4 * DAY)
+    leaked, old = world.kid(Stage.CURRENT), world.documents["acme/jwks.json"]
+    stalled = world.engine("stalled")
+    honest = stalled._steps._public.replace
+    outcomes: list[str] = []
+
+    def later(path: str, *rest: Any) -> str:
+        if outcomes or not path.endswith("jwks.json"):
+            return honest(path, *rest)
+        outcomes.append("begun")
+        world.engine("person").revoke(leaked, "leaked")
+        world.engine("person").tick()
+        if restored:
+            # A deployment puts back the very bytes that the stalled write expects: it goes through.
+            world.restore(old[0])
+        try:
+            return honest(path, *rest)
+        except Conflict:
+            outcomes.append("conflict")
+            raise
+
+    stalled._steps._public.replace = later  # type: ignore[method-assign, assignment]
+    stalled.tick()
+    assert outcomes == (["begun"] if restored else ["begun", "conflict"])
+    world.tick()
+    assert leaked not in world.public_kids()
+    assert world.pointers["EdDSA"].id == world.ring.by_kid(world.kid(Stage.CURRENT)).id  # type: ignore[union-attr]
+    assert world.engine().look().plan.step is None
+
+
+@pytest.mark.parametrize("stalls", range(0, 60, 6))
+def test_a_worker_that_stalls_for_hours_between_plan_and_effect_hurts_nobody(stalls: int) -> None:
+    world = founded(policy=FAST, seed=stalls)
+    world.advance(4 * DAY + timedelta(minutes=stalls))
+    honest, begun_effects = world.effect, []
+
+    def slow(worker: str, name: str, apply: Callable[[], Any]) -> Any:
+        if worker == "slow":
+            begun_effects.append(name)
+            if len(begun_effects) in (stalls, stalls + 7):
+                # Others go on meanwhile, for longer than any gate.
+                world.advance(timedelta(hours=7))
+                world.engine("quick").tick()
+                world.advance(timedelta(hours=20))
+                world.try_tick("quick")
+        return honest(worker, name, apply)
+
+    world.effect = slow  # type: ignore[method-assign]
+    for _ in range(3):
+        world.try_tick("slow")
+        world.advance(timedelta(hours=26))
+    world.effect = honest  # type: ignore[method-assign]
+    world.run(2 * DAY, every=timedelta(hours=4))
+
+
+# -- lost, denied, mistyped --------------------------------------------------------------------------------------
+
+
+def test_denied_is_never_missing_and_nothing_is_created() -> None:
+    world = World(policy=FAST)
+    with pytest.raises(AccessDenied):
+        unable(world, "read").init()
+    assert not world.documents
+    assert not world.creations
+    world.init()
+    world.tick()
+    before, keys = dict(world.documents), len(world.creations)
+    for ask in ("tick", "look", "init", "ledger"):
+        with pytest.raises(AccessDenied):
+            getattr(unable(world, "read", lambda path: path.endswith("ledger.json")), ask)()
+    assert world.documents == before
+    assert len(world.creations) == keys
+
+
+def test_a_mistyped_home_of_ledgers_or_keys_makes_no_second_key_set() -> None:
+    world = founded()
+    kept = world.documents.pop("acme/ledger.json")
+    # Another bucket: no ledger is there, and the public document and the keys are.
+    for ask in ("tick", "init", "look"):
+        with pytest.raises(Refused):
+            getattr(world.engine(), ask)()
+    document = world.documents.pop("acme/jwks.json")
+    with pytest.raises(Refused, match="exists, but no ledger does"):
+        world.engine().init()
+    assert not world.documents
+    world.documents |= {"acme/ledger.json": kept, "acme/jwks.json": document}
+    world.tick()
+
+
+# -- guards ------------------------------------------------------------------------------------------------------
+
+BAD_SETS: dict[str, Callable[[list[jwks.Jwk]], list[jwks.Jwk]]] = {
+    "private or symmetric": lambda keys: [keys[0] | {"d": "c2VjcmV0"}, *keys[1:]],
+    "symmetric key": lambda keys: [*keys, {"kty": "oct", "kid": "s", "k": "c2VjcmV0"}],
+    "would be missing": lambda _: [],
+    r"\(current\) would be missing": lambda keys: keys[1:],
+    "would have one kid": lambda keys: [*keys, keys[0]],
+    "it would hold 13 keys": lambda keys: [*keys, *strangers(11)],
+    "other members than its kid was made from": lambda keys: [keys[0] | {"x": keys[1]["x"]}, *keys[1:]],
+    "bytes": lambda keys: [*keys, {"kty": "OKP", "kid": "fat", "x": "A" * 1_000_000}],
+}
+
+
+@pytest.mark.parametrize("fault", BAD_SETS)
+def test_a_set_that_would_hurt_a_verifier_is_refused_and_nothing_is_written(
+    fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = founded()
+    world.restore(b"gone" if fault != "other members than its kid was made from" else world.documents[PATH][0])
+    spoilt = BAD_SETS[fault](project(world.ring, JWKS, Seen()))
+    if fault.startswith("other members"):
+        ring = world.ring
+        current = ring.current("EdDSA")
+        assert current
+        ring = ring.with_key(current.id, jwk=spoilt[0])
+        engine = world.engine()
+        engine._ledger.replace(ring, ring.revision, world.documents["acme/ledger.json"][1])
+    monkeypatch.setattr("rotator.engine.steps.project", lambda *_: spoilt)
+    before, writes = world.documents[PATH], world.effects.count(f"replace {PATH}")
+    with pytest.raises(Refused, match=fault) as told:
+        world.engine().tick()
+    assert told.value.exit_code == 3
+    assert "Nothing was written" in str(told.value)
+    assert world.documents[PATH] == before
+    assert world.effects.count(f"replace {PATH}") == writes
+
+
+def test_strangers_too_large_for_any_reader_hold_up_a_new_key_and_no_revoke() -> None:
+    world = founded(policy=FAST)
+    ours = jwks.parse(world.documents[PATH][0])
+    assert ours
+    fat = [{"kty": "OKP", "kid": f"fat-{n}", "x": "A" * 39_000} for n in range(25)]
+    room = jwks.MAX_BYTES - len(json.dumps({"keys": [*ours.keys, *fat]}))
+    fat[0]["x"] += "A" * room
+    world.restore(json.dumps({"keys": [*ours.keys, *fat]}).encode())
+    world.configure(replace(FAST, max_keys=30))
+    leaked = world.kid(Stage.CURRENT)
+    world.engine().revoke(leaked, "leaked")
+    world.tick()
+    assert leaked not in world.public_kids()
+    assert world.kid(Stage.CURRENT) in world.public_kids()
+    assert "fat-0" not in world.public_kids(), "a revoke is held up by no guard: strangers gave way"
 
 
 # -- several public documents ------------------------------------------------------------------------------------

@@ -112,13 +112,19 @@ def project(ring: Keyring, document: PublicDocument, seen: Seen, max_keys: int |
     """The keys that ``document`` has to hold.
 
     Where keys of ours that may have signed are missing from it, they come back first: strangers beyond ``max_keys``
-    give way. Nobody gives way to a key that never signed.
+    give way. Nobody gives way to a key that never signed. To that, and to a revoke, strangers too large for any
+    reader give way altogether.
     """
     own, strangers = ours(ring, document), foreign(ring, seen)
-    if max_keys is not None and len(own) + len(strangers) > max_keys:
-        there = seen.kids()
-        if any(key.public and key.exposed and document.shows(key.alg) and key.kid not in there for key in ring.keys):
-            strangers = strangers[: max(0, max_keys - len(own))]
+    if not strangers:
+        return own
+    there = seen.kids()
+    shown = [key for key in ring.keys if document.shows(key.alg)]
+    missing = any(key.public and key.exposed and key.kid not in there for key in shown)
+    if missing and max_keys is not None:
+        strangers = strangers[: max(0, max_keys - len(own))]
+    if missing or any(key.revoked_at and key.kid in there for key in shown):
+        strangers = strangers if len(serialize(own + strangers, ring.revision)) <= MAX_BYTES else []
     return own + strangers
 
 
