@@ -52,8 +52,8 @@ def rendered(told: Told, without: Told, clients: Sequence[Client] = CLIENTS) -> 
     rotations = min(told.rotations[alg] for alg in SECOND)
     sums = (
         f"{told.asked():,} checks across {rotations} and more rotations of each algorithm: {len(told.rejected()):,}"
-        f" rejected. Without prepublish: {len(without.rejected()):,} of {without.asked():,}. By the policy copies are up to"
-        f" {STALENESS} s old in nginx, and up to {VERIFIER_CACHE} s more in clients."
+        f" rejected. Without prepublish: {len(without.rejected()):,} of {without.asked():,}. By the policy copies are"
+        f" up to {STALENESS} s old in nginx, and up to {VERIFIER_CACHE} s more in clients."
     )
     lines += ["", sums]
     return "\n".join(lines) + "\n"
