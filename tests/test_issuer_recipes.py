@@ -257,6 +257,6 @@ def test_the_recipe_for_a_mounted_secret_follows_the_operator(
         assert issuer.kid() == first.kid
         sync()
         issuer.follows_to(second)
-        mounted.unlink()
+        mounted.write_text('{"d": "secret')
         time.sleep(LAG + 0.1)
         assert issuer.token().startswith("Error: The current key was not read for signer_lag")

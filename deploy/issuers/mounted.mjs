@@ -7,21 +7,9 @@
 
 import { readFile } from 'node:fs/promises';
 
-import { follow } from './follow.mjs';
-import { inMemory, jwt } from './jwt.mjs';
+import { jwkIssuer } from './jwk.mjs';
 
 /** `readAgain` is how long, in milliseconds, a file that was read counts: part of the policy's signer_lag. */
-export async function issuer(file, readAgain) {
-  let key;
-  const current = await follow(async () => {
-    const jwk = JSON.parse(await readFile(file, 'utf8'));
-    if (!jwk.kid) return undefined;
-    if (jwk.kid !== key?.kid) key = inMemory(jwk);
-    return key;
-  }, readAgain);
-  return (claims) => {
-    const found = current();
-    if (!found) throw new Error(`${file} holds no key.`);
-    return jwt(claims, found);
-  };
+export function issuer(file, readAgain) {
+  return jwkIssuer(() => readFile(file, 'utf8'), readAgain, file);
 }
