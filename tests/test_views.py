@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -366,3 +367,39 @@ def test_a_discovery_document_that_cannot_be_written_is_told_and_holds_up_no_rev
         acme.tick()
     assert kid not in {key["kid"] for key in acme.body(MAIN)["keys"]}
     assert acme.ring.current("ES256")
+
+
+@pytest.mark.parametrize("at", range(9))
+@pytest.mark.parametrize("applied", [False, True], ids=["lost", "applied"])
+def test_whichever_write_fails_the_documents_end_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, applied: bool
+) -> None:
+    acme = Acme(tmp_path, MAIN, VIEW, discovery=DISCOVERY)
+    acme.engine.init()
+    calls = iter(range(1000))
+
+    def failing(write: Any) -> Any:
+        def written(*order: Any) -> str:
+            fails = next(calls) == at
+            if fails and not applied:
+                raise StoreError("the disk is full")
+            version: str = write(*order)
+            if fails:
+                raise StoreError("the answer was lost")
+            return version
+
+        return written
+
+    monkeypatch.setattr(acme.public, "create", failing(acme.public.create))
+    monkeypatch.setattr(acme.public, "replace", failing(acme.public.replace))
+    for _ in range(3):
+        with suppress(RotatorError):
+            acme.tick()
+        acme.now += timedelta(minutes=1)
+    assert acme.tick().steps == ()
+    assert next(calls) > 5
+    assert {alg for alg in POLICY.algorithms if acme.ring.current(alg)} == set(POLICY.algorithms)
+    assert acme.algs(VIEW) == {"ES256"}
+    assert len(acme.body(MAIN)["keys"]) == 4
+    assert acme.body(DISCOVERY)["id_token_signing_alg_values_supported"] == ["ES256", "EdDSA"]
+    assert not acme.engine.verify().severe
