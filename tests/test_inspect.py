@@ -694,6 +694,13 @@ def test_a_kid_that_the_set_lacks_is_told_with_those_it_has() -> None:
     assert good("ES384")["kid"] in says
 
 
+def test_private_keys_in_the_set_to_verify_with_are_told_of() -> None:
+    whole = material.private_jwk(private("ES256"), good())
+    report = verified(token(), whole)
+    assert codes(report) == {"private-key"}
+    assert whole["d"] not in repr(report)
+
+
 def test_der_instead_of_r_and_s_is_told_as_that() -> None:
     assert "DER" in next(f.says for f in verified(der(token()), good()).everything() if f.code == "token-signature")
 

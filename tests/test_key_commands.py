@@ -455,6 +455,15 @@ def test_several_keys_become_one_set_and_public_means_public() -> None:
     assert facts["keys"][0].keys() == {"kid", "public_jwk", "public_pem"}
 
 
+def test_a_size_or_curve_is_for_those_that_have_several() -> None:
+    done = run(
+        "generate", "--alg", "ES256", "--alg", "RS256", "--alg", "ECDH-ES", "--bits", "3072", "--crv", "X448", "--json"
+    )
+    curve, rsa, agreement = (row["public_jwk"] for row in json.loads(done.stdout)["keys"])
+    assert (curve["crv"], len(unb64u(rsa["n"])), agreement["crv"]) == ("P-256", 384, "X448")
+    assert run("generate", "--alg", "ES256", "--alg", "EdDSA", "--bits", "3072").exit_code == USAGE
+
+
 def test_use_and_operations_can_be_said() -> None:
     facts = json.loads(run("generate", "--alg", "ES256", "--key-ops", "sign, verify", "--json").stdout)["keys"][0]
     assert facts["private_jwk"]["key_ops"] == ["sign", "verify"]

@@ -48,6 +48,7 @@ def convert(
       rotator convert jwk.json --private --to pem --out key.pem
     """
     from rotator.jose import writing
+    from rotator.keys.jwks import is_private
 
     if form is not None and form not in writing.FORMS:
         raise ConfigurationError(f"--to {form[:40]}: choose from {', '.join(writing.FORMS)}.")
@@ -57,11 +58,10 @@ def convert(
         raise ConfigurationError(f"--kid is for one key, and there are {len(found)}.")
     written = list(_chosen(found, private=private))
     made = [_labelled(jwk, kid, alg) for jwk in written]
-    keeps = any("d" in jwk or "priv" in jwk or "k" in jwk for jwk in made)
     chosen = form or ("jwk" if len(made) == 1 and not any(item.where.startswith("key") for item in found) else "jwks")
     body = _body(made, chosen, private=private)
     if out is not None:
-        sources.write(out, body, private=keeps, force=force)
+        sources.write(out, body, private=any(map(is_private, made)), force=force)
         output.say(f"Wrote {out}: {_count(len(made), 'key', 'keys')}.", err=True)
     elif chosen == "der":
         if _is_terminal():

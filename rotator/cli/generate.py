@@ -70,9 +70,19 @@ def generate(
         raise ConfigurationError(f"There are {len(algs)} --alg, and {len(kids)} --kid: name one for each, or none.")
     if kids and len(set(kids)) < len(kids):
         raise ConfigurationError("Two keys of one set cannot have one kid.")
+    # A size or curve is for those that have several; where none has, each says so.
+    sized = [writing.is_sized(alg) for alg in algs]
+    curved = [writing.has_curves(alg) for alg in algs]
     made = [
-        _labelled(writing.make(alg, bits=bits, crv=crv), kid, use, key_ops)
-        for alg, kid in zip_longest(algs, kids or ())
+        _labelled(
+            writing.make(
+                alg, bits=bits if size or not any(sized) else None, crv=crv if curve or not any(curved) else None
+            ),
+            kid,
+            use,
+            key_ops,
+        )
+        for alg, size, curve, kid in zip_longest(algs, sized, curved, kids or ())
     ]
     halves = [writing.public_half(jwk) for jwk in made]
     shown = [half for half in halves if half is not None]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rotator.inspect import keys, sets, tokens, verifiers
+from rotator.jose.findings import warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -65,6 +66,9 @@ def inspect(
     if contents.token:
         candidates = None if against is None else [keys.check(item, now, public=True) for item in against.items]
         token = tokens.check(contents.token, now, candidates)
+        if any(key.private for key in candidates or ()):
+            says = "The set to verify with holds private keys: whoever verifies needs the public ones alone."
+            findings.append(warning("private-key", says, "RFC 7517 section 9.2"))
     else:
         if contents.form == "JWKS":
             findings += sets.check(reports)

@@ -62,6 +62,17 @@ def make(name: str, *, bits: int | None = None, crv: str | None = None) -> Jwk:
     return jwk | ({} if kind.name == "oct" else {"use": "enc"})
 
 
+def is_sized(name: str) -> bool:
+    """Whether keys for ``name`` come in several sizes."""
+    alg = _BY_KIND.get(name, name)
+    return name == "oct" or (alg in ALGS and KINDS[ALGS[alg].kinds[0]].kty in {"RSA", "oct"})
+
+
+def has_curves(name: str) -> bool:
+    """Whether keys for ``name`` come on several curves."""
+    return name in ALGS and len(ALGS[name].kinds) > 1
+
+
 def _kind(name: str, alg: str | None, crv: str | None) -> Kind:
     names = (name,) if alg is None else ALGS[alg].kinds
     if crv is None:
