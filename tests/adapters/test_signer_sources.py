@@ -30,6 +30,7 @@ from rotator.stores.local import LocalKeys
 from rotator.stores.secretsmanager import SecretsManagerKeys
 from tests.adapters.wire import answered
 from tests.contracts.key_store import intend, ref_to
+from tests.test_signer import fork
 
 if TYPE_CHECKING:
     from rotator.ports import KeyRef, KeyStore
@@ -279,6 +280,23 @@ def test_a_lost_permission_is_named(secrets: Issuer) -> None:
         finally:
             client.meta.events.unregister("before-send", deny)
         assert secrets.signed_by(signer.sign(CLAIMS))
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_forked_worker_does_not_talk_over_its_parents_connection(secrets: Issuer) -> None:
+    secrets.rotate()
+    with secrets.open() as signer:
+        session = secrets.options["session"]
+        before = aws.client("secretsmanager", session=session)
+
+        def work() -> bool:
+            ref = secrets.rotate()
+            signer.refresh()
+            return aws.client("secretsmanager", session=session) is not before and signer.status().kid == ref.kid
+
+        fork(work)
+        assert aws.client("secretsmanager", session=session) is before
+        signer.refresh()
 
 
 # -- KMS -------------------------------------------------------------------------------------------------------------
