@@ -188,6 +188,18 @@ def test_without_the_public_document_it_says_what_to_do(operator: Operator) -> N
     assert operator.keys()["current"] in operator.public()
 
 
+def test_a_file_that_is_no_key_stops_it_and_is_named(operator: Operator) -> None:
+    ledger(operator).unlink()
+    odd = operator.home / "keys/acme/ES256/odd.pem"
+    odd.touch(0o600)
+    refused = operator.does("recover", "acme", "--yes")
+    assert refused.exit_code == 2
+    assert str(odd) in refused.stderr
+    assert "move away what is no key" in refused.stderr
+    odd.unlink()
+    assert operator.does("recover", "acme", "--yes").exit_code == 0
+
+
 def test_the_wrong_key_store_is_noticed(operator: Operator) -> None:
     (operator.home / "keys").rename(operator.home / "elsewhere")
     ledger(operator).unlink()

@@ -151,6 +151,14 @@ def test_a_key_that_signs_and_is_not_public_will_be_published() -> None:
     assert "verifiers reject its tokens" in result.warnings[0]
 
 
+def test_where_no_pointer_is_left_it_says_what_that_costs() -> None:
+    result = rebuilt(shown(A.jwk), None, A.found())
+    assert stages(result.ring) == {"id-a": "previous"}
+    assert "The pointer names no EdDSA key" in result.warnings[0]
+    assert rebuilt(shown(A.jwk), None, A.found(unsigned=True)).warnings == ()
+    assert rebuilt(shown(A.jwk, B.jwk), "id-a", A.found(), B.found()).warnings == ()
+
+
 def test_where_the_pointer_names_a_key_that_is_gone_nothing_signs() -> None:
     result = rebuilt(shown(A.jwk), "id-lost", A.found())
     assert stages(result.ring) == {"id-a": "previous"}

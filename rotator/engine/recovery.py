@@ -311,7 +311,13 @@ class Recovery:
             )
         found = []
         for held in store.held(self.keyset.name):
-            spki, made_at = store.public_half(self.keyset.name, held)
+            try:
+                spki, made_at = store.public_half(self.keyset.name, held)
+            except ConfigurationError as exc:
+                raise ConfigurationError(
+                    f"{exc} Nothing was changed: a key that cannot be read would be given up. Mend that, or move away"
+                    " what is no key of this key set."
+                ) from exc
             if spki is not None:
                 created_at = held.created_at or made_at
                 found.append(Found(held.id, held.alg, held.handle, spki, held.ledger_id, created_at, held.unsigned))

@@ -155,6 +155,12 @@ def rebuild(  # noqa: PLR0913 - what is left, piece by piece
             shown = [name for name, seen in documents.items() if kid in seen.kids()]
             keys.append(replace(_seen(key, shown, now), activated_at=key.created_at, superseded_at=now))
             lines.append(Line(kid, alg, Stage.PREVIOUS, "it may have signed until now: full retention starts again"))
+    waiting = {alg for each, alg in remains.matched.values() if not each.unsigned} - set(named.values())
+    warnings += [
+        f"The pointer names no {alg} key, so none is current: issuers get none until a new key was made and its gate is"
+        " open. Where the pointer was lost with the ledger, bring its newest version back first, and begin again."
+        for alg in sorted(waiting)
+    ]
     ring = Keyring(
         keyset=keyset.name,
         ledger_id=_ledger_id(keys, found, older) or ledger_id,
