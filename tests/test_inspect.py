@@ -295,6 +295,18 @@ def test_each_fault_is_named_with_its_source_and_the_rest_is_still_read(
     assert report.keys[1].findings == (), "the fault of one key says nothing of the next"
 
 
+@pytest.mark.parametrize(
+    ("crv", "words"),
+    [
+        ("secp256r1", "in a JWK that is 'P-256'"),
+        ("Ed25519", "goes with 'kty' 'OKP'"),
+        ("P-999", "not registered for EC"),
+    ],
+)
+def test_a_curve_that_is_named_wrongly_is_told_with_the_right_name(crv: str, words: str) -> None:
+    assert any(words in finding.says for finding in seen({"keys": [good(crv=crv)]}).everything())
+
+
 def test_a_key_that_is_right_gets_no_finding_beside_the_fault() -> None:
     assert seen({"keys": [good()]}).worst is None
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives import serialization as s
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, mldsa, rsa, x448, x25519
@@ -284,6 +286,29 @@ def test_an_encrypted_key_needs_its_passphrase_and_is_asked_for_it(body: Callabl
     assert "passphrase is wrong" in told(reading.read(encrypted, lambda _: b"guess"))
     ask("")
     assert "is encrypted" not in str(reading.read(private_pem("P-256"), lambda _: pytest.fail("asked for nothing")))
+
+
+def test_a_curve_that_nobody_knows_is_refused_in_words() -> None:
+    spki = keys.spki(key("P-256").public_key()).replace(
+        bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d03017f")
+    )
+    text = b"-----BEGIN PUBLIC KEY-----\n" + base64.b64encode(spki) + b"\n-----END PUBLIC KEY-----"
+    for body in (spki, text):
+        assert "on a curve that is not supported" in told(reading.read(body))
+    whole = key("P-256").private_bytes(s.Encoding.DER, s.PrivateFormat.PKCS8, s.NoEncryption())
+    other = whole.replace(bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d03017f"))
+    assert "not supported" in told(reading.read(other))
+
+
+def test_an_openssh_key_that_cannot_be_decrypted_here_is_led_to_pkcs8(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_: bytes, password: bytes | None) -> None:
+        # As cryptography says it where bcrypt is not installed.
+        raise UnsupportedAlgorithm("Need bcrypt module") if password else ValueError("Key is password-protected.")
+
+    monkeypatch.setattr(s, "load_ssh_private_key", load)
+    body = private_pem("Ed25519", s.PrivateFormat.OpenSSH)
+    assert "is encrypted: name a file" in told(reading.read(body))
+    assert "ssh-keygen -p -m PKCS8" in told(reading.read(body, lambda _: SECRET))
 
 
 def test_what_is_in_pkcs12_has_to_be_taken_out_first() -> None:

@@ -136,10 +136,10 @@ def _unknown(jwk: Mapping[str, Any]) -> Iterator[Finding]:
         yield error(
             "missing-member", f"{told_by!r} is missing or no string: it says what kind of {kty} key this is.", source
         )
-    elif value.lower() in MISNAMED:
-        yield error("unknown-curve", f"{told_by!r} is {value}; in a JWK that is {MISNAMED[value.lower()]!r}.", source)
     elif value in KINDS:
         yield error("unknown-curve", f"{told_by!r} is {value}, which goes with 'kty' {KINDS[value].kty!r}.", source)
+    elif value.lower() in MISNAMED:
+        yield error("unknown-curve", f"{told_by!r} is {value}; in a JWK that is {MISNAMED[value.lower()]!r}.", source)
     else:
         says = f"{told_by!r} is {value:.40}, not registered for {kty}: verifiers leave the key out or reject the set."
         yield warning("unknown-curve", says, source)
