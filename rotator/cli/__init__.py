@@ -29,7 +29,7 @@ COMMANDS = {
     "retire": ("requests", "End the keys of an algorithm that is configured no more."),
     "drop": ("requests", "Remove a key that somebody else made public."),
     "recover": ("recover", "Bring back a ledger that is lost, damaged or outdated."),
-    "gc": ("gc", "List the keys in the key store that no ledger knows, or discard them."),
+    "gc": ("gc", "List keys that no ledger knows, or discard them."),
     "sign": ("sign", "Sign a token with the current key, as an issuer would."),
     "inspect": ("inspect", "Say what a key, key set or token is, and what is wrong with it."),
     "generate": ("generate", "Make keys as JWK and PEM."),

@@ -25,7 +25,7 @@ def gc(
     yes: Annotated[bool, typer.Option("--yes", help="Discard them: disabled now, deleted later.")] = False,
     as_json: fleet.Json = False,
 ) -> None:
-    """List the keys in the key store that no ledger knows, or discard them.
+    """List keys that no ledger knows, or discard them.
 
     What ticks do every six hours with KMS, where a crash can leave a key. Only keys that carry every tag of this
     ledger are discarded: disabled at once, deleted after kms.deletion_window. Those of other ledgers, without tags,
