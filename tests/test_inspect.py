@@ -706,6 +706,20 @@ def test_a_kid_that_the_set_lacks_is_told_with_those_it_has() -> None:
     assert good("ES384")["kid"] in says
 
 
+def test_a_key_of_that_name_for_another_algorithm_is_told_as_that() -> None:
+    report = verified(token(), good("ES384") | {"kid": good()["kid"]})
+    says = next(finding.says for finding in report.everything() if finding.code == "token-alg")
+    assert "The token says ES256, but the key" in says
+    assert "is ES384" in says
+
+
+def test_what_is_not_checked_is_said_and_no_fault_of_the_token() -> None:
+    for header in ({"alg": "HS256", "kid": "a"}, {"alg": "ES256", "kid": "a", "b64": False}):
+        found = {finding.code: finding.severity for finding in verified(token(header=header), good()).everything()}
+        assert found["token-unchecked"] is Severity.WARNING
+        assert "token-signature" not in found
+
+
 def test_private_keys_in_the_set_to_verify_with_are_told_of() -> None:
     whole = material.private_jwk(private("ES256"), good())
     report = verified(token(), whole)

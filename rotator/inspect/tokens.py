@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from rotator.inspect.keys import KeyReport
+    from rotator.keys.algorithms import Algorithm
 
 _HEADER, _CLAIMS = "RFC 7515 section 4.1", "RFC 7519 section 4.1"
 
@@ -180,14 +181,13 @@ def _verified(
         findings.append(error("token-signature", "The signature is no base64url: it is cut off.", "RFC 7515 section 3"))
         return None
     if row is None or header.get("b64") is False:
-        findings.append(
-            error("token-signature", "Signatures of this kind are not checked here.", "RFC 7515 section 5.2")
-        )
+        says = "The signature was not checked: that is done for the algorithms that rotator rotates, and for no other."
+        findings.append(warning("token-unchecked", says, "RFC 7515 section 5.2"))
         return None
-    fitting = [key for key in candidates if key.thumbprint and key.alg in {None, alg} and _kind_fits(key, alg)]
+    fitting = [key for key in candidates if _fits(key, row.alg)]
     by = next((key for key in fitting if material.verify(key.jwk, row, message, signature)), None)
     if by is None:
-        findings.append(_unverified(kid, candidates, row.coordinate_bytes, signature))
+        findings.append(_unverified(kid, row, candidates, signature))
         return None
     name = by.kid or by.where
     if kid is not None and by.kid is not None and kid != by.kid:
@@ -196,17 +196,28 @@ def _verified(
     return name
 
 
-def _kind_fits(key: KeyReport, alg: object) -> bool:
-    return isinstance(alg, str) and key.kind is not None and key.kind.name in ALGS[alg].kinds
+def _fits(key: KeyReport, alg: str) -> bool:
+    return (
+        key.thumbprint is not None
+        and key.alg in {None, alg}
+        and key.kind is not None
+        and key.kind.name in ALGS[alg].kinds
+    )
 
 
-def _unverified(kid: object, candidates: Sequence[KeyReport], half: int | None, signature: bytes) -> Finding:
-    if half is not None and len(signature) != 2 * half and signature[:1] == b"\x30":
-        says = f"The signature is DER; JOSE wants r‖s, {2 * half} bytes. KMS and OpenSSL sign so: convert it."
-        return error("token-signature", says, "RFC 7518 section 3.4")
-    if kid is not None and all(key.kid != kid for key in candidates):
+def _unverified(kid: object, row: Algorithm, candidates: Sequence[KeyReport], signature: bytes) -> Finding:
+    """Why no key verifies the token, as far as it shows."""
+    half, named = row.coordinate_bytes, [key for key in candidates if key.kid is not None and key.kid == kid]
+    if kid is not None and not named:
         known = ", ".join(repr(key.kid)[:60] for key in candidates[:10] if key.kid) or "none"
         says = f"The set has no key {kid!r:.80}: verifiers reject the token. It has: {known}."
         return error("token-kid", says, f"{_HEADER}.4")
+    if named and not any(_fits(key, row.alg) for key in named):
+        other = named[0].alg or named[0].type
+        says = f"The token says {row.alg}, but the key {kid!r:.80} is {other}: verifiers reject it."
+        return error("token-alg", says, "RFC 8725 section 3.1")
+    if half is not None and len(signature) != 2 * half and signature[:1] == b"\x30":
+        says = f"The signature is DER; JOSE wants r‖s, {2 * half} bytes. KMS and OpenSSL sign so: convert it."
+        return error("token-signature", says, "RFC 7518 section 3.4")
     says = "No key of the set verifies the signature: the token was changed, or signed by another key."
     return error("token-signature", says, "RFC 7515 section 5.2")
