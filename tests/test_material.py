@@ -507,3 +507,10 @@ def test_an_ecdsa_signature_of_any_length_is_split_as_a_parser_would(alg: str) -
     for r, s in zip(numbers, reversed(numbers), strict=True):
         der = encode_dss_signature(r, s)
         assert material._split(der, size) == material.ecdsa_der_to_jose(der, algorithm)
+
+
+def test_the_key_spec_of_kms_carries_the_size_of_rsa_alone_and_is_refused_where_there_is_none() -> None:
+    specs = {row.key_spec(3072) for row in ALGORITHMS.values() if row.kms_signing_algorithm}
+    assert {"RSA_3072", "ECC_NIST_P521", "ECC_NIST_EDWARDS25519", "ML_DSA_44", "ML_DSA_65", "ML_DSA_87"} <= specs
+    with pytest.raises(ConfigurationError, match=r"AWS KMS has no Ed448 keys: take another algorithm"):
+        algorithm("Ed448").key_spec(2048)
