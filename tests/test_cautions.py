@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rotator.cli import app
+from rotator.daemon import Daemon
 from rotator.keys.algorithms import ALGORITHMS
 from rotator.keys.cautions import Caution, cautions
 from rotator.keys.policy import KeySet, Policy, PublicDocument
@@ -127,3 +128,11 @@ def test_init_warns_once_and_beside_what_programs_read(config: str) -> None:
     assert "acme: warning: " in first.stderr
     assert "reject a whole set that holds an ML-DSA key" in first.stderr
     assert (again.stdout, again.stderr) == ("acme: found\n", "")
+
+
+def test_the_daemon_warns_when_it_starts(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Daemon, "run", lambda *_: [])
+    told = CliRunner().invoke(app, ["--config", config, "run", "--port", "0"]).stderr
+    warned = [line for line in map(json.loads, told.splitlines()) if line["level"] == "warning"]
+    assert {(line["event"], line["keyset"]) for line in warned} == {("verifiers", "acme")}
+    assert any("ML-DSA-44 tokens are rejected" in line["reason"] for line in warned)
