@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "run": ("run", "Rotate every key set, until stopped: the daemon."),
     "init": ("init", "Create the ledger of each new key set."),
-    "adopt": ("adopt", "Take over a key set that stands already, and rotate it from then on."),
+    "adopt": ("adopt", "Take over an existing key set, and rotate it from then on."),
     "tick": ("tick", "Do every step that is safe now, once."),
     "status": ("look", "Show every key, where it stands, and what happens to it next."),
     "plan": ("look", "Say what would be done now or at another time, and why."),
@@ -31,10 +31,10 @@ COMMANDS = {
     "recover": ("recover", "Bring back a ledger that is lost, damaged or outdated."),
     "gc": ("gc", "List keys that no ledger knows, or discard them."),
     "sign": ("sign", "Sign a token with the current key, as an issuer would."),
-    "inspect": ("inspect", "Say what a key, key set or token is, and what is wrong with it."),
-    "generate": ("generate", "Make keys as JWK and PEM."),
+    "inspect": ("inspect", "Name all that is wrong with a key, key set or token."),
+    "generate": ("generate", "Make keys, as JWK and PEM."),
     "convert": ("convert", "Turn PEM, DER, certificates and JWK into one another."),
-    "thumbprint": ("thumbprint", "Print the fingerprints of keys."),
+    "thumbprint": ("thumbprint", "Print the fingerprints of each key."),
 }
 
 _WITH_KID = {"revoke", "drop"}

@@ -55,7 +55,7 @@ def adopt(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be written.")] = False,
 ) -> None:
-    """Take over a key set that stands already, and rotate it from then on.
+    """Take over an existing key set, and rotate it from then on.
 
     The public document stays as it is; each private key is proven against it before anything is written. The key
     that signs now becomes current, others whose private half is given become previous, and the rest stay published

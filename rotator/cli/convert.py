@@ -35,9 +35,9 @@ def convert(
     force: sources.Force = False,
     passphrase_file: sources.PassphraseFile = None,
 ) -> None:
-    """Write keys in another form: PEM, DER, certificates and JWK into one another, and many into one set.
+    """Turn PEM, DER, certificates and JWK into one another.
 
-    Reads whatever 'rotator inspect' reads. FORM is jwk (default for one key), jwks (default for more), pem (SPKI, or
+    Many inputs become one set. Reads whatever 'rotator inspect' reads. FORM is jwk (default for one key), jwks (default for more), pem (SPKI, or
     with --private PKCS#8), der (the same), pkcs1 (RSA), sec1 (private EC), or certificate (what stands in x5c). A
     certificate and the chain above it become x5c, x5t and x5t#S256; beside its own private key it joins that.
 

@@ -42,9 +42,9 @@ def inspect(
     passphrase_file: sources.PassphraseFile = None,
     as_json: fleet.Json = False,
 ) -> None:
-    """Say what a key, key set, certificate or token is, and everything that is wrong with it.
+    """Name all that is wrong with a key, key set or token.
 
-    Reads a JWK, a JWKS, PEM, DER, OpenSSH keys, certificates and chains, and compact tokens. Private members and
+    Says what it is, too. Reads a JWK, a JWKS, PEM, DER, OpenSSH keys, certificates and chains, and compact tokens. Private members and
     signatures are never shown. Verifiers for --for: alb, apigateway, iam, oci, pyjwt, joserfc, authlib, jwcrypto,
     python-jose, jose, jwks-rsa, aws-jwt-verify, express-oauth2-jwt-bearer, get-jwks, mod_auth_openidc, envoy, keyfunc,
     nimbus, istio, microsoft, openid (its conformance suite), all.

@@ -32,7 +32,7 @@ def sign(
         str | None, typer.Option("--header", metavar="JSON", help="Further header parameters, a JSON object.")
     ] = None,
 ) -> None:
-    """Sign a token with the current key, found as issuers find it: to try verifiers, and for tests.
+    """Sign a token with the current key, as an issuer would.
 
     Prints a compact JWT. Where the claims have no iat it is now, and where they have no exp it is token_lifetime
     later; claims that end later than that are refused. A service signs with rotator.signer, or as the README says.

@@ -11,9 +11,9 @@ from rotator.errors import ConfigurationError
 def thumbprint(
     source: sources.Source, passphrase_file: sources.PassphraseFile = None, as_json: fleet.Json = False
 ) -> None:
-    """Print the fingerprints of each key: RFC 7638, its URI (RFC 9278), and SHA-256 of the SPKI.
+    """Print the fingerprints of each key.
 
-    Reads whatever 'rotator inspect' reads. Members that are written badly are first put right, as they would be for
+    They are the RFC 7638 thumbprint, its URI (RFC 9278), and SHA-256 of the SPKI. Reads whatever 'rotator inspect' reads. Members that are written badly are first put right, as they would be for
     a verifier. A symmetric key has no fingerprint here: it would tell something of the key (RFC 7638 section 7).
 
     \b
