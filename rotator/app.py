@@ -171,7 +171,9 @@ def adoption(configuration: Configuration, keyset: KeySet) -> Adoption:
     )
 
 
-def recovery(configuration: Configuration, keyset: KeySet) -> Recovery:
+def recovery(
+    configuration: Configuration, keyset: KeySet, report: Callable[[Report], None] = lambda _: None
+) -> Recovery:
     """What brings back the ledger of ``keyset``, one of the configuration's. Nothing is asked of any store yet."""
     import uuid
 
@@ -187,6 +189,7 @@ def recovery(configuration: Configuration, keyset: KeySet) -> Recovery:
         clock=now,
         web=HttpsWeb(),
         nonce=lambda: str(uuid.uuid4()),
+        report=report,
     )
 
 

@@ -90,6 +90,7 @@ def test_a_lost_ledger_is_shown_asked_about_and_written(operator: Operator, monk
     written = operator.does("recover", "acme", answers="y\n")
     assert written.exit_code == 0
     assert "written, revision" in written.output
+    assert '"step": "recover"' in written.stderr
     assert operator.does("tick").exit_code == 0
     assert set(operator.public()) > public
     assert operator.keys()["current"] == kids["current"]

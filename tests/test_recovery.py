@@ -444,6 +444,7 @@ class Lasting(World):
             clock=lambda: self.now + self.skew.get("person", timedelta(0)),
             web=left,
             nonce=lambda: f"recovery-{next(self.counter):08x}",
+            report=self.reports.append,
         )
 
     def recover(self, **wanted: Any) -> Proposal:
@@ -452,6 +453,8 @@ class Lasting(World):
         assert proposal
         ring = self.recovery().write(proposal, asked)
         assert ring == self.ring
+        told = self.reports[-1]
+        assert (told.step, told.reason) == ("recover", ring.history[-1].reason)
         return proposal
 
     def lose(self) -> None:

@@ -95,6 +95,7 @@ def engine(world: World, ports: type[Ports] = Left) -> Engine:
         keys=left,
         clock=lambda: world.now + world.skew.get("person", timedelta(0)),
         web=left,
+        report=world.reports.append,
     )
 
 
@@ -131,6 +132,9 @@ def test_on_request_it_is_discarded_at_once(world: World) -> None:
     told = engine(world).upkeep().discard()
     assert [left.handle for left in told if left.spared is None] == ["handle-of-a-stray"]
     assert world.discarded == {"handle-of-a-stray"}
+    assert [(told.step, told.level) for told in world.reports if "handle-of-a-stray" in told.reason] == [
+        ("sweep", "warning")
+    ]
     assert [left.handle for left in engine(world).upkeep().discard()] == ["handle-of-a-young-one"]
     world.run(timedelta(days=40))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rotator.cli import fleet, output
+from rotator.cli import fleet, output, tick
 from rotator.errors import RotatorError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def gc(
       rotator gc
       rotator gc acme --yes
     """
-    found = fleet.engines(fleet.configuration(ctx), keysets)
+    found = fleet.engines(fleet.configuration(ctx), keysets, tick.Teller())
     done = fleet.each(found, _discarded if yes else _listed, "gc")
     fate = "discarded" if yes else "discard"
     if as_json:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rotator.cli import fleet, output
+from rotator.cli import fleet, output, tick
 from rotator.errors import ConfigurationError, Refused
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def recover(
     (chosen,) = fleet.chosen(configured, [keyset])
     wanted = Wanted(version, _read(copy) if copy is not None else None, rebuild, tuple(revoked or ()))
     with fleet.naming(keyset):
-        recovery = app.recovery(configured, chosen)
+        recovery = app.recovery(configured, chosen, tick.Teller())
         proposal = recovery.propose(wanted)
         if proposal is None:
             typer.echo(f"{keyset}: the ledger is sound: there is nothing to recover.")

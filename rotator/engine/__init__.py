@@ -266,7 +266,7 @@ class Engine:
         """What looks through the key store, as the tick does now and then."""
         from rotator.engine.upkeep import Upkeep
 
-        return Upkeep(self.keyset, observer=self._observer, keys=self._keys)
+        return Upkeep(self.keyset, observer=self._observer, keys=self._keys, report=self._report)
 
     def _outcome(self, world: World, the_plan: Plan, now: datetime, steps: Sequence[Report] = ()) -> Outcome:
         strangers = {

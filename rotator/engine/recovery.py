@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from rotator.engine.ledger import Ledger
 from rotator.engine.observe import Observer, as_seen
+from rotator.engine.steps import Report
 from rotator.errors import AccessDenied, ConfigurationError, Conflict, Damaged, Refused, RotatorError
 from rotator.keys import recovery
 from rotator.keys.algorithms import ALGORITHMS
@@ -99,8 +100,9 @@ class Recovery:
         clock: Clock,
         web: Web,
         nonce: Callable[[], str],
+        report: Callable[[Report], None] = lambda _: None,
     ) -> None:
-        self.keyset = keyset
+        self.keyset, self._report = keyset, report
         self._store, self._public, self._keys, self._clock, self._nonce = ledger, public, keys, clock, nonce
         self._ledger = Ledger(keyset.name, ledger, nonce)
         self._observer = Observer(keyset, ledger=self._ledger, public=public, keys=keys, clock=clock, web=web)
@@ -146,7 +148,10 @@ class Recovery:
                 f"Key set {self.keyset.name}: something changed since this was proposed. Nothing was written. Run"
                 f" 'rotator recover {self.keyset.name}' again."
             )
-        return self._ledger.recover(fresh.ring, fresh.over)
+        ring = self._ledger.recover(fresh.ring, fresh.over)
+        event = ring.history[-1]
+        self._report(Report(self.keyset.name, event.step, event.reason, event.at))
+        return ring
 
     # -- looking -------------------------------------------------------------------------------------------------
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rotator.engine.steps import Report
 from rotator.errors import Refused
 from rotator.keys import upkeep
 from rotator.keys.plan import explain
 from rotator.ports import Searchable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from rotator.engine.observe import Observer
@@ -33,8 +34,8 @@ class Leftover:
 class Upkeep:
     """Looks through the key store of one key set."""
 
-    def __init__(self, keyset: KeySet, *, observer: Observer, keys: KeyStore) -> None:
-        self.keyset, self._observer, self._keys = keyset, observer, keys
+    def __init__(self, keyset: KeySet, *, observer: Observer, keys: KeyStore, report: Callable[[Report], None]) -> None:
+        self.keyset, self._observer, self._keys, self._report = keyset, observer, keys, report
 
     def leftovers(self) -> list[Leftover]:
         """Every key in the store that the ledger does not know. Changes nothing.
@@ -54,6 +55,8 @@ class Upkeep:
         for leftover, stray in judged:
             if stray is not None and leftover.spared is None:
                 self._keys.discard(stray)
+                reason = f"{stray.handle} is known to no ledger: disabled and scheduled for deletion"
+                self._report(Report(self.keyset.name, "sweep", reason, self._observer.now(), level="warning"))
         return [leftover for leftover, _ in judged]
 
     def _judged(self) -> Sequence[tuple[Leftover, Stray | None]]:
