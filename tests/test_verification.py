@@ -243,7 +243,17 @@ def test_a_step_that_nobody_does_is_told_after_a_while(acme: Acme) -> None:
     acme.now += 2 * MINUTE
     (fault,) = acme.engine.verify().faults
     assert (fault.code, fault.severe) == ("overdue", True)
-    assert fault.says.startswith("promote is due for more than 7m (the current key signs for 30d), and nobody does it")
+    assert fault.says == (
+        "promote is due for more than 7m (the current key signs for 30d), and not done: see that the daemon, CronJob or"
+        " Lambda runs"
+    )
+    acme.edge.silent.add(MAIN.urls[0])
+    with pytest.raises(StoreError):
+        acme.tick()
+    acme.edge.silent.clear()
+    acme.now += DAY
+    said = {fault.code: fault.says for fault in acme.engine.verify().faults}
+    assert said["overdue"].endswith("and not done: ticks fail")
 
 
 def test_the_trouble_of_the_last_tick_and_a_clock_that_is_off_are_warnings(
@@ -366,6 +376,13 @@ def test_what_is_wrong_at_a_url_is_told(
     found = {fault["code"] for fault in json.loads(shown.stdout)["urls"][0]["faults"]}
     assert code is None or code in found
     assert found
+
+
+@pytest.mark.parametrize("url", ["http://id.example.com/jwks.json", "https://"])
+def test_what_is_no_url_to_fetch_is_a_mistake_of_the_caller(url: str) -> None:
+    shown = CliRunner().invoke(app, ["verify", url])
+    assert shown.exit_code == 2
+    assert "must begin with https://" in shown.stderr
 
 
 def test_a_key_set_and_a_url_are_two_calls(served: tuple[str, str]) -> None:

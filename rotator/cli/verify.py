@@ -148,7 +148,7 @@ def _looked_at(url: str) -> tuple[list[Copy], list[Fault]]:
 
     copies: list[Copy] = []
     faults: list[Fault] = []
-    copy = _fetched(url, faults)
+    copy = _fetched(url, faults, typed=True)
     if copy is None:
         return copies, faults
     copies.append(copy)
@@ -179,13 +179,20 @@ def _well_known(issuer: str) -> tuple[str, ...]:
     )
 
 
-def _fetched(url: str, faults: list[Fault]) -> Copy | None:
+def _fetched(url: str, faults: list[Fault], *, typed: bool = False) -> Copy | None:
+    """The copy at ``url``.
+
+    Raises:
+        ConfigurationError: it cannot be fetched at all, and a person typed it.
+    """
     from rotator.documents.web import HttpsWeb
     from rotator.keys.verification import Copy, Fault
 
     try:
         answer = HttpsWeb().fetch(url)
     except RotatorError as exc:
+        if typed and isinstance(exc, ConfigurationError):
+            raise
         why = str(exc).removeprefix(sources.shown(url)).strip().rstrip(".")
         faults.append(Fault("unreachable", why, url))
         return None

@@ -139,8 +139,8 @@ class Probe:
         if step is not None:
             yield Fault(
                 "overdue",
-                f"{step.name} is due for more than {text(patience)} ({step.reason}), and nobody does it: see that the"
-                " daemon, CronJob or Lambda runs",
+                f"{step.name} is due for more than {text(patience)} ({step.reason}), and not done: "
+                + ("ticks fail" if ring.trouble else "see that the daemon, CronJob or Lambda runs"),
                 name,
             )
 
