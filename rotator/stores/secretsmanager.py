@@ -310,7 +310,10 @@ class SecretsManagerKeys:
                 labels or versions is None
             ):
                 return
-        raise StoreError(f"The labels of secret {name} change faster than they can be read.")
+        if set(labels) <= set(self._describe(name)[0].labels_of(ref.id)):
+            raise StoreError(f"Secrets Manager refuses to take its labels from a version of secret {name}.")
+        # Another worker takes them at the same time: one of the two will record it.
+        raise Conflict(f"The labels of secret {name} were changed by somebody else since they were read.")
 
     def held(self, keyset: str) -> Sequence[Held]:
         """See :meth:`rotator.ports.Searchable.held`. One DescribeSecret for each algorithm that there is."""

@@ -42,7 +42,7 @@ PREFIX = "rotator/prod"
 def strict_moto_url() -> Iterator[str]:
     port = emulators.free_port()
     command = [sys.executable, str(Path(__file__).with_name("strict_moto.py")), "-H", "127.0.0.1", "-p", str(port)]
-    with emulators._server(command, {}, f"http://127.0.0.1:{port}", "/moto-api/") as url:
+    with emulators.serving(command, {}, f"http://127.0.0.1:{port}", "/moto-api/") as url:
         yield url
 
 
@@ -696,7 +696,21 @@ def test_a_service_that_moves_no_label_without_a_reason_is_not_taken_for_a_confl
         store.move_pointer(pointer, ref)
     assert not isinstance(raised.value, Conflict)
     refuse(wire, "UpdateSecretVersionStage", "InvalidParameterException", times=2)
-    with pytest.raises(StoreError, match="change faster"):
+    with pytest.raises(StoreError, match="refuses to take") as raised:
+        store.destroy(ref)
+    assert not isinstance(raised.value, Conflict)
+
+
+def test_labels_that_somebody_else_takes_at_the_same_time_are_a_lost_race(
+    strict_moto_url: str, wire: Wire, store: SecretsManagerKeys, keyset: str
+) -> None:
+    ref = make(store, keyset)
+    # A client of its own, which meets none of the faults.
+    twin = SecretsManagerKeys(Wire("secretsmanager", strict_moto_url, attempts=2), PREFIX)
+    # What it has seen before misleads it once, and its second look is too old when it acts.
+    refuse(wire, "UpdateSecretVersionStage", "InvalidParameterException")
+    wire.before("UpdateSecretVersionStage", lambda: twin.destroy(ref))
+    with pytest.raises(Conflict, match="somebody else"):
         store.destroy(ref)
 
 
