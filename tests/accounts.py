@@ -31,7 +31,7 @@ def moto() -> Iterator[str]:
     """A server of moto with the Secrets Manager of AWS, where a token takes one value and no two calls interleave."""
     port = emulators.free_port()
     command = [sys.executable, "-m", "tests.adapters.strict_moto", "-H", "127.0.0.1", "-p", str(port)]
-    with emulators._server(command, {}, f"http://127.0.0.1:{port}", "/moto-api/") as url:
+    with emulators.serving(command, {}, f"http://127.0.0.1:{port}", "/moto-api/") as url:
         yield url
 
 
@@ -86,6 +86,13 @@ class Account:
         if self.scheme == "kms":
             return len(self.kms_keys())
         return sum(len(self.in_secret(alg)) for alg in self.algorithms)
+
+    def private_keys_in_use(self) -> int:
+        """Those that can sign (KMS), or that anything still names (Secrets Manager)."""
+        if self.scheme == "kms":
+            states = [self.kms.describe_key(KeyId=arn)["KeyMetadata"]["KeyState"] for arn in self.kms_keys()]
+            return states.count("Enabled")
+        return sum(bool(labels) for alg in self.algorithms for labels in self.in_secret(alg).values())
 
     def kms_keys(self) -> list[str]:
         """The ARN of every KMS key that was made here, in whatever state it is."""

@@ -29,7 +29,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def _server(command: list[str], env: Mapping[str, str], url: str, health: str) -> Iterator[str]:
+def serving(command: list[str], env: Mapping[str, str], url: str, health: str) -> Iterator[str]:
+    """``command``, once ``health`` answers below ``url``."""
     process = subprocess.Popen(command, env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60
@@ -56,7 +57,7 @@ def moto(env: Mapping[str, str] | None = None) -> Iterator[str]:
     """A moto server; yields its URL."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with _server(command, env or {}, f"http://127.0.0.1:{port}", "/moto-api/") as url:
+    with serving(command, env or {}, f"http://127.0.0.1:{port}", "/moto-api/") as url:
         yield url
 
 
@@ -66,5 +67,5 @@ def ministack(env: Mapping[str, str] | None = None) -> Iterator[str]:
     port = free_port()
     bind = {"BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port), "EDGE_PORT": str(port), **(env or {})}
     command = [sys.executable, "-m", "ministack"]
-    with _server(command, bind, f"http://127.0.0.1:{port}", "/_ministack/health") as url:
+    with serving(command, bind, f"http://127.0.0.1:{port}", "/_ministack/health") as url:
         yield url

@@ -300,7 +300,7 @@ def enforcing_moto() -> Iterator[tuple[str, Any]]:
     """A moto server that enforces IAM; yields its URL and an IAM client of somebody who may do everything."""
     port = emulators.free_port()
     command = [sys.executable, "-m", "tests.iam", "-H", "127.0.0.1", "-p", str(port)]
-    with emulators._server(command, {"PYTHONPATH": str(ROOT)}, f"http://127.0.0.1:{port}", "/moto-api/") as url:
+    with emulators.serving(command, {"PYTHONPATH": str(ROOT)}, f"http://127.0.0.1:{port}", "/moto-api/") as url:
         yield url, _administrator(url)
 
 

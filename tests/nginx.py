@@ -88,7 +88,7 @@ def places(origin: str, home: Path, count: int = 2, certificate: Path | None = N
         ),
         encoding="ascii",
     )
-    command = [_program(), "-p", str(home), "-e", str(home / "error.log"), "-c", str(file)]
+    command = [program("nginx", "nginx-light"), "-p", str(home), "-e", str(home / "error.log"), "-c", str(file)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for port in ports:
@@ -103,11 +103,12 @@ def places(origin: str, home: Path, count: int = 2, certificate: Path | None = N
             process.wait()
 
 
-def _program() -> str:
-    found = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+def program(name: str, package: str) -> str:
+    """The path of a cache that Debian packages; skips the test where it is missing."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if found:
         return found
-    reason = "nginx is not installed (Debian: apt-get install nginx-light), and no other cache here honours RFC 5861"
+    reason = f"{name} is not installed (Debian: apt-get install {package}), and not every cache honours RFC 5861"
     if os.environ.get("CI"):
         pytest.fail(f"{reason}; CI must have it")
     pytest.skip(reason)

@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any, Self
 from unittest.mock import patch
 
@@ -77,6 +77,11 @@ class Rotators:
         """Whether any is."""
         return any(process.is_alive() for process in self._all)
 
+    def stop(self) -> None:
+        """SIGTERM, as an init system sends it."""
+        for process in self._all:
+            process.terminate()
+
     def kill(self) -> None:
         """``kill -9``, from any thread."""
         for process in self._all:
@@ -94,9 +99,15 @@ def _rotator(words: Sequence[str], said: Path, together: Barrier, ahead: timedel
             os.dup2(stream.fileno(), descriptor)
     from tests import warm
 
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) + ahead
+
     sys.argv = ["rotator", *words]
     with (
-        patch.object(app, "now", lambda: datetime.now(UTC) + ahead),
+        patch.object(app, "now", lambda: Ahead.now(UTC)),
+        patch("apscheduler.schedulers.base.datetime", Ahead),
         patch.object(aws, "_session", lambda: warm.SESSION),
     ):
         together.wait(PATIENCE)

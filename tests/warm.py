@@ -6,4 +6,4 @@ import boto3
 
 SESSION = boto3.session.Session(region_name="eu-west-1")
 for service in ("s3", "secretsmanager", "kms", "resourcegroupstaggingapi"):
-    SESSION.client(service)  # type: ignore[call-overload]
+    SESSION.client(service)
