@@ -8,24 +8,29 @@ from __future__ import annotations
 import json
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeAlias
 from unittest.mock import patch
 
 from rotator import app
 from rotator.errors import RotatorError
 from rotator.keys.keyring import Key, Keyring
 from rotator.settings import Configuration
+from tests import accounts, emulators
 from tests.accounts import Account
-from tests.proxy import fair
+from tests.proxy import proxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from rotator.engine import Engine
-    from tests.proxy import Call, Proxy, Weather
+    from tests.proxy import Call, Proxy
 
 ALG = "ES256"
 
@@ -72,7 +77,7 @@ class Life:
 
     def __init__(self, home: Path, proxy: Proxy, upstream: str, scheme: str) -> None:
         name = f"life-{uuid.uuid4().hex[:12]}"
-        self._proxy = proxy
+        self.proxy = proxy
         self.account = Account(upstream, scheme, name, [ALG], through=proxy.url)
         self.file = home / f"{name}.toml"
         self.file.write_text(self.account.toml + TOML.format(origin=self.account.origin), encoding="ascii")
@@ -83,7 +88,7 @@ class Life:
 
     def wait(self, time: timedelta) -> None:
         self.ahead += time
-        self._proxy.ahead = self.ahead
+        self.proxy.ahead = self.ahead
 
     @property
     def engine(self) -> Engine:
@@ -91,17 +96,17 @@ class Life:
         with _building, patch.object(app, "now", lambda: datetime.now(UTC) + self.ahead):
             return app.engines(self._configuration)["acme"]
 
-    def live(self, phase: str, weather: Weather = fair, act: Callable[[Life, str], None] | None = None) -> Phase:
-        """``phase`` in ``weather``, done by ``act`` or here; then time passes in fair weather and all is put right."""
+    def live(self, phase: str, act: Act) -> Phase:
+        """``phase`` as ``act`` does it, in whatever weather; then time passes in fair weather, and all is put right."""
         self.wait(PHASES[phase])
         before = self.engine.ledger() if phase != "init" else None
-        self._proxy.begin(weather)
+        self.proxy.begin()
         error = None
         try:
-            (act or done_here)(self, phase)
+            act(self, phase)
         except RotatorError as exc:
             error = exc
-        calls, hit = self._proxy.begin()
+        calls, hit = self.proxy.begin()
         self._put_right(phase, before)
         return Phase(calls, hit, error, self.state())
 
@@ -111,7 +116,7 @@ class Life:
             return
         if phase == "revoke" and before is not None:
             # Whoever was told that nothing was recorded says it again.
-            kid = signing(before)
+            kid = kid_of(before.current(ALG))
             if not any(key.revoked_at for key in self.engine.ledger().keys if key.kid == kid):
                 self.engine.revoke(kid, "stolen")
         # First what another attempt at CreateKey waits for, then the interval of the sweep.
@@ -123,6 +128,10 @@ class Life:
             assert outcome.ring.trouble is None
             assert outcome.clock_fault is None
             assert outcome.foreign == {}
+
+    def signing(self) -> str:
+        """The kid of the key that signs."""
+        return kid_of(self.engine.ledger().current(ALG))
 
     # -- what must be the same in the end ------------------------------------------------------------------------
 
@@ -198,12 +207,14 @@ def facts_of(key: Key) -> tuple[str, list[str]]:
     return str(key.stage), happened
 
 
-def signing(ring: Keyring) -> str:
-    """The kid of the key that signs."""
-    key = ring.current(ALG)
+def kid_of(key: Key | None) -> str:
     assert key
     assert key.kid
     return key.kid
+
+
+Act: TypeAlias = "Callable[[Life, str], None]"
+"""Does a phase of a life, or tries to."""
 
 
 def done_here(life: Life, phase: str) -> None:
@@ -213,5 +224,48 @@ def done_here(life: Life, phase: str) -> None:
         engine.init()
         return
     if phase == "revoke":
-        engine.revoke(signing(engine.ledger()), "stolen")
+        engine.revoke(life.signing(), "stolen")
     engine.tick()
+
+
+# -- many of them ----------------------------------------------------------------------------------------------------
+
+#: The kind of key store, and what starts the emulator for it.
+SERVERS: Mapping[str, tuple[str, Callable[[], AbstractContextManager[str]]]] = {
+    "Secrets Manager + S3": ("secretsmanager", accounts.moto),
+    "KMS + S3": ("kms", emulators.ministack),
+}
+
+
+class Lives:
+    """Lives on one emulator, several at once, and a fair one to compare them with."""
+
+    def __init__(self, make: Callable[[Proxy], Life], proxies: Sequence[Proxy], act: Act) -> None:
+        self._make, self._count = make, len(proxies)
+        self._proxies: SimpleQueue[Proxy] = SimpleQueue()
+        for each in proxies:
+            self._proxies.put(each)
+        self.fair = self._live(dict.fromkeys(PHASES, act))
+
+    def all(self, staged: Sequence[Mapping[str, Act]]) -> list[dict[str, Phase]]:
+        """What comes of a life for each of ``staged``, which say how its phases go; the others are done here."""
+        with ThreadPoolExecutor(self._count) as pool:
+            return list(pool.map(self._live, staged))
+
+    def _live(self, staged: Mapping[str, Act]) -> dict[str, Phase]:
+        proxy = self._proxies.get()
+        try:
+            life = self._make(proxy)
+            return {phase: life.live(phase, staged.get(phase, done_here)) for phase in PHASES}
+        finally:
+            self._proxies.put(proxy)
+
+
+@contextmanager
+def at_once(server: str, home: Path, count: int, act: Act = done_here) -> Iterator[Lives]:
+    """``count`` lives at once on a new emulator; ``act`` does the fair one."""
+    scheme, start = SERVERS[server]
+    with ExitStack() as stack:
+        upstream = stack.enter_context(start())
+        proxies = [stack.enter_context(proxy(upstream)) for _ in range(count)]
+        yield Lives(lambda each: Life(home, each, upstream, scheme), proxies, act)

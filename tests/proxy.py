@@ -159,6 +159,7 @@ class Proxy:
         self._weather: Weather = fair
         self._known: dict[str, list[Call]] = {}
         self._under_way = 0
+        self._last = time.monotonic()
         self._change = threading.Condition()
 
     def begin(self, weather: Weather = fair) -> tuple[list[Call], list[Call]]:
@@ -169,6 +170,11 @@ class Proxy:
             self._weather = weather
             self.calls, self.hit, self._known = [], [], {}
             return counted
+
+    def quiet(self, seconds: float) -> bool:
+        """Whether there were calls since :meth:`begin`, and none for so many seconds."""
+        with self._change:
+            return bool(self.calls) and not self._under_way and time.monotonic() - self._last > seconds
 
     def answer(self, request: _Connection, body: bytes) -> tuple[bytes, bool]:
         """The bytes to send, and whether they are the whole answer."""
@@ -187,6 +193,7 @@ class Proxy:
         finally:
             with self._change:
                 self._under_way -= 1
+                self._last = time.monotonic()
                 self._change.notify_all()
 
     def _named(self, request: _Connection) -> Call:

@@ -11,27 +11,19 @@ import functools
 import itertools
 import random
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import botocore.config
 import pytest
 
-from tests import emulators
-from tests.accounts import moto
-from tests.lives import PHASES, Life
+from tests.lives import PHASES, SERVERS, at_once, done_here
 from tests.proxy import (
-    Proxy,
     at,
     beheaded,
-    fair,
     half,
     internal_error,
     late,
     lost,
-    proxy,
     refused,
     stalled,
     throttled,
@@ -40,9 +32,8 @@ from tests.proxy import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
-    from tests.lives import Phase
+    from tests.lives import Act, Life, Lives
     from tests.proxy import Call, Fault, Weather
 
 #: Seconds that boto3 waits for an answer here, instead of 10; a fault that takes longer looks the same to it.
@@ -66,10 +57,11 @@ ATTEMPTS = (1, 3)
 #: Lives lived at once: much of a life is waiting.
 AT_ONCE = 3
 
-SERVERS: Mapping[str, tuple[str, Callable[[], Any]]] = {
-    "Secrets Manager + S3": ("secretsmanager", moto),
-    "KMS + S3": ("kms", emulators.ministack),
-}
+
+@pytest.fixture(scope="module", params=SERVERS)
+def lives(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lives]:
+    with at_once(request.param, tmp_path_factory.mktemp("lives"), AT_ONCE) as found:
+        yield found
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,38 +77,6 @@ def _config(original: Callable[..., object], **options: object) -> object:
     return original(**{**options, "read_timeout": READ_TIMEOUT})
 
 
-class Lives:
-    """Makes lives on one emulator, several at once."""
-
-    def __init__(self, scheme: str, upstream: str, home: Path, stack: ExitStack) -> None:
-        self._scheme, self._upstream, self._home = scheme, upstream, home
-        self._proxies: SimpleQueue[Proxy] = SimpleQueue()
-        for _ in range(AT_ONCE):
-            self._proxies.put(stack.enter_context(proxy(upstream)))
-        self.fair = self._live({})
-
-    def _live(self, weather: Mapping[str, Weather]) -> dict[str, Phase]:
-        free = self._proxies.get()
-        try:
-            life = Life(self._home, free, self._upstream, self._scheme)
-            return {phase: life.live(phase, weather.get(phase, fair)) for phase in PHASES}
-        finally:
-            free.begin()
-            self._proxies.put(free)
-
-    def all(self, weathers: Sequence[Mapping[str, Weather]]) -> list[dict[str, Phase]]:
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(self._live, weathers))
-
-
-@pytest.fixture(scope="module", params=SERVERS)
-def lives(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lives]:
-    scheme, server = SERVERS[request.param]
-    with ExitStack() as stack:
-        upstream = stack.enter_context(server())
-        yield Lives(scheme, upstream, tmp_path_factory.mktemp(scheme), stack)
-
-
 def trials(calls: Sequence[Call], *, every: bool) -> list[tuple[Call, str, int]]:
     """The faults that the calls of a phase meet, one in each life: ``every`` one, or two for each call in turn."""
     if every:
@@ -127,16 +87,24 @@ def trials(calls: Sequence[Call], *, every: bool) -> list[tuple[Call, str, int]]
     return told + [(call, kinds[4 + call.number % 5], ATTEMPTS[1 - call.number // 5 % 2]) for call in calls]
 
 
+def in_weather(weather: Weather) -> Act:
+    def act(life: Life, phase: str) -> None:
+        life.proxy.begin(weather)
+        done_here(life, phase)
+
+    return act
+
+
 def ends_alike(lives: Lives, *, every: bool) -> None:
     staged = {phase: trials(told.calls, every=every) for phase, told in lives.fair.items()}
     rows = [dict(zip(staged, row, strict=True)) for row in itertools.zip_longest(*staged.values())]
-    weathers = [
-        {phase: at(trial[0].number, FAULTS[trial[1]], trial[2]) for phase, trial in row.items() if trial}
+    acts = [
+        {phase: in_weather(at(trial[0].number, FAULTS[trial[1]], trial[2])) for phase, trial in row.items() if trial}
         for row in rows
     ]
     met, missed, failed = Counter[str](), [], 0
     faults = []
-    for row, lived in zip(rows, lives.all(weathers), strict=True):
+    for row, lived in zip(rows, lives.all(acts), strict=True):
         for phase, trial in row.items():
             told = lived[phase]
             if told.state != lives.fair[phase].state:
@@ -167,9 +135,9 @@ def test_whatever_fault_any_call_meets_a_life_ends_in_the_same_state(lives: Live
 def test_in_a_storm_a_life_ends_in_the_same_state(lives: Lives) -> None:
     seeds = [random.randrange(2**32) for _ in range(12)]
 
-    def storm(seed: int) -> Weather:
+    def storm(seed: int) -> Act:
         chance = random.Random(seed)
-        return lambda _: chance.choice(list(FAULTS.values())) if chance.random() < 0.1 else None
+        return in_weather(lambda _: chance.choice(list(FAULTS.values())) if chance.random() < 0.1 else None)
 
     hit = 0
     for seed, lived in zip(seeds, lives.all([dict.fromkeys(PHASES, storm(seed)) for seed in seeds]), strict=True):
