@@ -37,9 +37,10 @@ def convert(
 ) -> None:
     """Turn PEM, DER, certificates and JWK into one another.
 
-    Many inputs become one set. Reads whatever 'rotator inspect' reads. FORM is jwk (default for one key), jwks (default for more), pem (SPKI, or
-    with --private PKCS#8), der (the same), pkcs1 (RSA), sec1 (private EC), or certificate (what stands in x5c). A
-    certificate and the chain above it become x5c, x5t and x5t#S256; beside its own private key it joins that.
+    Many inputs become one set. Reads whatever 'rotator inspect' reads. FORM is jwk (default for one key), jwks
+    (default for more), pem (SPKI, or with --private PKCS#8), der (the same), pkcs1 (RSA), sec1 (private EC), or
+    certificate (what stands in x5c). A certificate and the chain above it become x5c, x5t and x5t#S256; beside its
+    own private key it joins that.
 
     \b
     Examples:

@@ -51,10 +51,11 @@ def generate(
 ) -> None:
     """Make keys, as JWK and PEM.
 
-    Each is printed as private and public JWK, PKCS#8 and SPKI PEM. ALG is a JOSE algorithm (RS256 … PS512, ES256, ES384, ES512, ES256K, EdDSA, Ed25519, Ed448, ML-DSA-44, ML-DSA-65,
-    ML-DSA-87, RSA-OAEP-256, ECDH-ES, HS256, A256KW, …) or a kind of key (RSA, P-256, P-384, P-521, X25519, X448, oct).
-    Several of them become one set. With --out the private half goes to that file alone (PEM if it ends in .pem, DER if
-    in .der, else JWK), and the public one is printed.
+    Each is printed as private and public JWK, PKCS#8 and SPKI PEM. ALG is a JOSE algorithm (RS256 … PS512, ES256,
+    ES384, ES512, ES256K, EdDSA, Ed25519, Ed448, ML-DSA-44, ML-DSA-65, ML-DSA-87, RSA-OAEP-256, ECDH-ES, HS256,
+    A256KW, …) or a kind of key (RSA, P-256, P-384, P-521, X25519, X448, oct). Several of them become one set. With
+    --out the private half goes to that file alone (PEM if it ends in .pem, DER if in .der, else JWK), and the
+    public one is printed.
 
     \b
     Examples:

@@ -44,10 +44,10 @@ def inspect(
 ) -> None:
     """Name all that is wrong with a key, key set or token.
 
-    Says what it is, too. Reads a JWK, a JWKS, PEM, DER, OpenSSH keys, certificates and chains, and compact tokens. Private members and
-    signatures are never shown. Verifiers for --for: alb, apigateway, iam, oci, pyjwt, joserfc, authlib, jwcrypto,
-    python-jose, jose, jwks-rsa, aws-jwt-verify, express-oauth2-jwt-bearer, get-jwks, mod_auth_openidc, envoy, keyfunc,
-    nimbus, istio, microsoft, openid (its conformance suite), all.
+    Says what it is, too. Reads a JWK, a JWKS, PEM, DER, OpenSSH keys, certificates and chains, and compact tokens.
+    Private members and signatures are never shown. Verifiers for --for: alb, apigateway, iam, oci, pyjwt, joserfc,
+    authlib, jwcrypto, python-jose, jose, jwks-rsa, aws-jwt-verify, express-oauth2-jwt-bearer, get-jwks,
+    mod_auth_openidc, envoy, keyfunc, nimbus, istio, microsoft, openid (its conformance suite), all.
 
     \b
     Exit codes: 0 nothing worse than notes, 4 warnings, 5 errors; 1 the URL does not answer, 2 usage.

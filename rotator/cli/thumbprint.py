@@ -13,8 +13,9 @@ def thumbprint(
 ) -> None:
     """Print the fingerprints of each key.
 
-    They are the RFC 7638 thumbprint, its URI (RFC 9278), and SHA-256 of the SPKI. Reads whatever 'rotator inspect' reads. Members that are written badly are first put right, as they would be for
-    a verifier. A symmetric key has no fingerprint here: it would tell something of the key (RFC 7638 section 7).
+    They are the RFC 7638 thumbprint, its URI (RFC 9278), and SHA-256 of the SPKI. Reads whatever 'rotator inspect'
+    reads. Members that are written badly are first put right, as they would be for a verifier. A symmetric key has
+    no fingerprint here: it would tell something of the key (RFC 7638 section 7).
 
     \b
     Examples:
