@@ -7,10 +7,13 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
+import boto3
 import pytest
 
 from rotator.documents.filesystem import FilesystemDocuments
+from rotator.documents.s3 import S3Documents
 from rotator.engine import Engine
 from rotator.errors import Refused, RotatorError, StoreError
 from rotator.keys.discovery import Discovery
@@ -403,3 +406,51 @@ def test_whichever_write_fails_the_documents_end_the_same(
     assert len(acme.body(MAIN)["keys"]) == 4
     assert acme.body(DISCOVERY)["id_token_signing_alg_values_supported"] == ["ES256", "EdDSA"]
     assert not acme.engine.verify().severe
+
+
+# -- what the gates are for --------------------------------------------------------------------------------------
+
+
+def test_without_the_gate_of_a_view_a_key_signs_that_its_readers_do_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acme = Acme(tmp_path).begin()
+    acme.keyset = replace(acme.keyset, documents=(MAIN, VIEW))
+    acme.edge.hold(VIEW.urls[0])
+    acme.now += POLICY.lifetime
+    acme.tick()
+    with_gate = acme.key(Stage.CURRENT)
+    monkeypatch.setattr(KeySet, "gates_of", lambda keyset, _: keyset.documents[:1])
+    with pytest.raises(StoreError, match="is not promoted: .* answers 404"):
+        acme.tick()
+    # The proof before a promotion looks there, too: without it as well the key signs.
+    monkeypatch.setattr(KeySet, "documents_of", lambda keyset, _: keyset.documents[:1])
+    acme.tick()
+    assert acme.key(Stage.CURRENT) != with_gate
+    assert acme.edge.fetch(VIEW.urls[0]) is None
+
+
+# -- on S3 -------------------------------------------------------------------------------------------------------
+
+
+def test_s3_serves_each_with_its_own_headers_and_puts_right_what_somebody_overwrites(
+    tmp_path: Path, moto_url: str
+) -> None:
+    s3 = boto3.client("s3", endpoint_url=moto_url)
+    bucket = f"views-{uuid4().hex}"
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    documents = [replace(document, urls=()) for document in (MAIN, VIEW, DISCOVERY)]
+    acme = Acme(tmp_path, *documents[:2], discovery=documents[2])
+    acme.public = S3Documents(lambda: s3, bucket)  # type: ignore[assignment]
+    acme.now = datetime.now(UTC)
+    acme.engine.init()
+    acme.engine.tick()
+    kinds = {path: s3.head_object(Bucket=bucket, Key=path)["ContentType"] for path in (MAIN.path, DISCOVERY.path)}
+    assert kinds == {MAIN.path: "application/jwk-set+json", DISCOVERY.path: "application/json"}
+    assert s3.head_object(Bucket=bucket, Key=DISCOVERY.path)["CacheControl"] == POLICY.cache_control
+    right = s3.get_object(Bucket=bucket, Key=DISCOVERY.path)["Body"].read()
+    s3.put_object(Bucket=bucket, Key=DISCOVERY.path, Body=b"{}", ContentType="text/html")
+    acme.now = datetime.now(UTC)
+    acme.engine.tick()
+    there = s3.get_object(Bucket=bucket, Key=DISCOVERY.path)
+    assert (there["Body"].read(), there["ContentType"]) == (right, "application/json")
