@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rotator.errors import AccessDenied, Conflict, Refused, StoreError
+from rotator.errors import AccessDenied, ConfigurationError, Conflict, Refused, RotatorError, StoreError
 from rotator.keys import facts, jwks
 from rotator.keys.keyring import Keyring, Stage
 from rotator.keys.plan import gate
@@ -127,7 +127,10 @@ def test_an_old_key_that_cannot_be_disabled_does_not_hold_up_the_end_of_a_revoke
     assert world.ring.by_kid(leaked.kid or "").gone  # type: ignore[union-attr]
 
 
-def test_a_document_that_cannot_be_written_holds_up_neither_the_other_one_nor_the_disabling() -> None:
+@pytest.mark.parametrize("fault", [AccessDenied, ConfigurationError])
+def test_a_document_that_cannot_be_written_holds_up_neither_the_other_one_nor_the_disabling(
+    fault: type[RotatorError],
+) -> None:
     world = two_documents()
     leaked = world.ring.current("EdDSA")
     assert leaked
@@ -136,13 +139,13 @@ def test_a_document_that_cannot_be_written_holds_up_neither_the_other_one_nor_th
 
     def failing(path: str, *rest: Any) -> str:
         if path == "acme/jwks.json":
-            raise AccessDenied("s3:PutObject on acme/jwks.json is denied")
+            raise fault("s3:PutObject on acme/jwks.json is denied")
         return honest(path, *rest)
 
     engine._steps._public.replace = failing  # type: ignore[method-assign, assignment]
     engine.revoke(leaked.kid or "", "leaked")
     told = len(world.invalidations)
-    with pytest.raises(AccessDenied, match="is denied"):
+    with pytest.raises(fault, match="is denied"):
         engine.tick()
     parsed = jwks.parse(world.documents["acme/more.json"][0])
     assert parsed
@@ -198,14 +201,15 @@ def test_a_pointer_that_cannot_be_read_holds_up_nothing_of_another_algorithm() -
     assert len(world.ring.of("EdDSA")) == 3
 
 
-def test_a_document_that_cannot_be_read_keeps_no_revoked_key_signing() -> None:
+@pytest.mark.parametrize("fault", [AccessDenied, ConfigurationError])
+def test_a_document_that_cannot_be_read_keeps_no_revoked_key_signing(fault: type[RotatorError]) -> None:
     world = founded(policy=FAST)
     leaked, heir = world.ring.current("EdDSA"), world.kid(Stage.NEXT)
     assert leaked
     before = world.documents["acme/jwks.json"]
-    engine = unable(world, "read", lambda path: path.endswith("jwks.json"))
+    engine = unable(world, "read", lambda path: path.endswith("jwks.json"), denied=fault)
     engine.revoke(leaked.kid or "", "leaked")
-    with pytest.raises(AccessDenied, match="is denied"):
+    with pytest.raises(fault, match="is denied"):
         engine.tick()
     assert world.pointers["EdDSA"].id == world.ring.by_kid(heir).id  # type: ignore[union-attr]
     assert leaked.handle in world.disabled
@@ -235,18 +239,23 @@ def test_while_a_document_cannot_be_read_no_key_is_promoted_and_no_pointer_led_b
     assert world.pointers["EdDSA"].id == current.id
 
 
-def unable(world: World, call: str, about: Callable[..., bool] = lambda *_: True) -> Engine:
+def unable(
+    world: World,
+    call: str,
+    about: Callable[..., bool] = lambda *_: True,
+    denied: type[RotatorError] = AccessDenied,
+) -> Engine:
     """An engine that is denied one call of a port, where it is ``about`` something."""
     engine = world.engine()
     ports: Any = engine._steps._keys
     honest = getattr(ports, call)
 
-    def denied(*given: Any) -> Any:
+    def refusing(*given: Any) -> Any:
         if about(*given):
-            raise AccessDenied(f"{call} is denied")
+            raise denied(f"{call} is denied")
         return honest(*given)
 
-    setattr(ports, call, denied)
+    setattr(ports, call, refusing)
     return engine
 
 

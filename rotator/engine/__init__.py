@@ -20,7 +20,7 @@ from rotator.engine.ledger import Ledger
 from rotator.engine.observe import Observer, World
 from rotator.engine.steps import Report, Steps
 from rotator.engine.verifying import Probe, Verification
-from rotator.errors import Conflict, Refused, RotatorError, StoreError
+from rotator.errors import Conflict, Refused, RotatorError
 from rotator.keys import facts
 from rotator.keys import plan as planning
 from rotator.keys.algorithms import algorithm
@@ -325,7 +325,7 @@ class Engine:
             self._steps.do(step, world)
         except Conflict:
             raise
-        except (StoreError, Refused) as exc:
+        except RotatorError as exc:
             if not isinstance(step, _SKIPPED):
                 raise
             world.failed.add((step.name, step.key or step.document or step.alg or ""))

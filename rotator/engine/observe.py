@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from rotator.errors import Conflict, Refused, StoreError
+from rotator.errors import Conflict, Refused, RotatorError, StoreError
 from rotator.keys import jwks
 from rotator.keys.algorithms import algorithm
 from rotator.keys.plan import Observed
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from rotator.engine.ledger import Ledger
-    from rotator.errors import RotatorError
     from rotator.keys.keyring import Keyring
     from rotator.keys.policy import KeySet, PublicDocument
     from rotator.ports import Clock, Document, DocumentStore, Fetched, KeyStore, Pointer, StoredKey, Web
@@ -105,10 +104,10 @@ class Observer:
         faults: list[RotatorError] = []
         pointers: dict[str, Pointer] = {}
         for alg in asked:
-            sent = self._clock()
+            sent, row = self._clock(), algorithm(alg)
             try:
-                pointers[alg] = self._keys.read_pointer(self.keyset.name, algorithm(alg))
-            except (StoreError, Refused) as exc:
+                pointers[alg] = self._keys.read_pointer(self.keyset.name, row)
+            except RotatorError as exc:
                 faults.append(exc)
                 continue
             self.compare_clocks(sent, pointers[alg].date, clock_faults)
@@ -117,7 +116,7 @@ class Observer:
             sent = self._clock()
             try:
                 readings[document.name] = self._public.read(document.path)
-            except StoreError as exc:
+            except RotatorError as exc:
                 faults.append(exc)
                 continue
             self.compare_clocks(sent, readings[document.name].date, clock_faults)
