@@ -227,6 +227,8 @@ def test_of_two_copies_of_one_key_the_one_that_issuers_follow_is_taken() -> None
     result = rebuilt(shown(A.jwk), "id-a", A.found(id="id-copy", handle="copy"), A.found())
     assert stages(result.ring) == {"id-a": "current"}
     assert told(result) == {A.jwk["kid"]: "current", "copy": "left out"}
+    assert not result.ring.keys[0].forced
+    assert result.warnings == ()
 
 
 def test_private_members_of_a_published_key_never_enter_the_ledger() -> None:
@@ -380,8 +382,9 @@ class Left(Ports):
     def held(self, keyset: str) -> Sequence[Held]:
         def apply() -> list[Held]:
             world = self.world
+            made_at = {id_: at for id_, _, at in world.creations}
             return [
-                Held(handle, id_, "EdDSA" if id_ not in world.unnamed else None)
+                Held(handle, id_, "EdDSA", created_at=made_at[id_])
                 for id_, handle in world.handles.items()
                 if handle not in world.destroyed | world.discarded
             ]
@@ -415,7 +418,6 @@ class Lasting(World):
 
     def __post_init__(self) -> None:
         self.past: list[tuple[datetime, bytes]] = []
-        self.unnamed: set[str] = set()
         self.kids: dict[str, str] = {}
         self.given_up: set[str] = set()
         super().__post_init__()
