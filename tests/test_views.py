@@ -421,7 +421,7 @@ def test_without_the_gate_of_a_view_a_key_signs_that_its_readers_do_not_know(
     acme.tick()
     with_gate = acme.key(Stage.CURRENT)
     monkeypatch.setattr(KeySet, "gates_of", lambda keyset, _: keyset.documents[:1])
-    with pytest.raises(StoreError, match="is not promoted: .* answers 404"):
+    with pytest.raises(StoreError, match=r"is not promoted: .* answers 404"):
         acme.tick()
     # The proof before a promotion looks there, too: without it as well the key signs.
     monkeypatch.setattr(KeySet, "documents_of", lambda keyset, _: keyset.documents[:1])
