@@ -681,7 +681,8 @@ def changed(duration: str, factor: float, hours: int) -> None:
     grown = replace(world.policy, **{duration: getattr(world.policy, duration) * factor})
     # What a policy must be to be safe: a key signs for longer than its successor waits.
     world.configure(replace(grown, lifetime=max(grown.lifetime, grown.prepublish + timedelta(hours=1))))
-    for _ in range(60):
+    end = world.now + world.policy.lifetime + 2 * DAY
+    while world.now < end:
         world.try_tick()
         world.check()
         world.advance(timedelta(minutes=100))
