@@ -446,6 +446,20 @@ def test_the_example_of_rfc_8032_for_ed448() -> None:
     assert material.private_jwk(key, members) == whole
 
 
+#: RFC 9964 appendix A: the thumbprints of the keys whose seed is 32 zero bytes.
+RFC9964_KIDS = [
+    ("ML-DSA-44", "T4xl70S7MT6Zeq6r9V9fPJGVn76wfnXJ21-gyo0Gu6o"),
+    ("ML-DSA-65", "Suiu29qbfuaBaR4Ats-c6XQBePB_OpAxAwcTR_0KXVM"),
+    ("ML-DSA-87", "tRn1JNIkgMsABVQBlXeDHxAIcclh-2IX0UdDEzPt5XU"),
+]
+
+
+@pytest.mark.parametrize(("alg", "kid"), RFC9964_KIDS)
+def test_the_thumbprints_of_rfc_9964(alg: str, kid: str) -> None:
+    key = material.load_private_jwk({"kty": "AKP", "alg": alg, "priv": b64u(bytes(32))})
+    assert jwks.public_jwk(material.spki(key), algorithm(alg))["kid"] == kid
+
+
 @needs_vectors
 @pytest.mark.parametrize("alg", ["ML-DSA-44", "ML-DSA-65", "ML-DSA-87"])
 def test_the_examples_of_rfc_9964(alg: str) -> None:
