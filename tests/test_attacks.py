@@ -357,6 +357,17 @@ def test_a_revoke_by_a_machine_whose_clock_is_off_leaves_no_fact_from_another_ti
 
 
 def test_a_worker_that_saw_a_key_before_the_document_was_overwritten_does_not_record_it_afterwards() -> None:
+    world = overwritten_while_a_look_stalls()
+    with pytest.raises(Refused, match="caches may lack the next key"):
+        world.engine().rotate(["EdDSA"])
+    world.advance(timedelta(minutes=100))
+    world.engine().rotate(["EdDSA"])
+    world.tick()
+
+
+def overwritten_while_a_look_stalls() -> World:
+    """Just after the gate of a key that was seen, and whose document was overwritten and put right before that was
+    recorded."""
     world = founded(policy=FAST, urls=(URL,))
     old = world.documents["acme/jwks.json"][0]
     world.advance(4 * DAY)
@@ -380,11 +391,7 @@ def test_a_worker_that_saw_a_key_before_the_document_was_overwritten_does_not_re
     stalled.tick()
     # The last copy that lacks the key was replaced 100 minutes after it was first seen: the gate counts from there.
     world.advance(begun_at + world.policy.prepublish + timedelta(minutes=10) - world.now)
-    with pytest.raises(Refused, match="caches may lack the next key"):
-        world.engine().rotate(["EdDSA"])
-    world.advance(timedelta(minutes=100))
-    world.engine().rotate(["EdDSA"])
-    world.tick()
+    return world
 
 
 class SameBytesSameVersion(World):
@@ -666,7 +673,7 @@ def test_a_duration_that_changes_in_the_middle_of_a_promotion_rejects_no_token(d
 @pytest.mark.parametrize("duration", DURATIONS)
 @pytest.mark.parametrize("factor", [0.25, 3], ids=["shorter", "longer"])
 def test_a_duration_that_changes_at_any_moment_rejects_no_token(duration: str, factor: float) -> None:
-    for hours in range(0, 60, 3):
+    for hours in range(0, 60, 5):
         changed(duration, factor, hours)
 
 

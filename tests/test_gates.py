@@ -19,6 +19,7 @@ from rotator.keys import facts, plan, publication
 from rotator.keys.jwks import serialize
 from rotator.keys.keyring import Stage
 from rotator.ports import Traits
+from tests.test_attacks import overwritten_while_a_look_stalls
 from tests.world import POLICY, Killed, Ports, Turns, Violation, World
 
 if TYPE_CHECKING:
@@ -220,6 +221,14 @@ def stalled_over_a_revoke(cut: int) -> bool:
     assert revoked_at
     assert revoked_at.revoked_at
     return any(alg_key == key.id and at > revoked_at.revoked_at for alg_key, at in world.pointed)
+
+
+def test_without_a_ledger_write_before_a_repair_a_stalled_look_still_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Steps, "_may_have_lost", lambda *_: False)
+    world = overwritten_while_a_look_stalls()
+    world.engine().rotate(["EdDSA"])
+    with pytest.raises(Violation, match="a cache may hold a copy without it"):
+        world.tick()
 
 
 def test_without_recording_attempts_a_crash_loop_makes_key_after_key(monkeypatch: pytest.MonkeyPatch) -> None:
