@@ -506,6 +506,9 @@ def certificate(
     )
 
 
+CERTIFICATE = certificate(private("ES256"))
+
+
 def with_chain(*chain: x509.Certificate, **more: Any) -> Jwk:
     return writing.with_certificates(good(), chain) | more
 
@@ -539,6 +542,26 @@ def test_certificates_that_are_written_badly() -> None:
 def test_certificates_out_of_their_time(at: timedelta, code: str) -> None:
     contents = reading.read(json.dumps({"keys": [with_chain(certificate(private("ES256")))]}).encode())
     assert codes(inspect(contents, NOW + at)) == {code}
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=3))
+def test_no_damage_to_a_certificate_stops_the_reader(damage: list[tuple[int, int]]) -> None:
+    der = bytearray(CERTIFICATE.public_bytes(Encoding.DER))
+    for place, value in damage:
+        der[place % len(der)] = value
+    text = base64.b64encode(der)
+    pem = b"-----BEGIN CERTIFICATE-----\n" + text + b"\n-----END CERTIFICATE-----"
+    for report in (seen(bytes(der)), seen(pem), seen({"keys": [good(x5c=[text.decode()])]})):
+        for key in report.keys:
+            assert all(each.subject.rfc4514_string() is not None for each in key.chain)
+
+
+def test_a_certificate_whose_name_cannot_be_read_is_named_before_anything_is_shown() -> None:
+    # The first character of the name becomes a byte that is no UTF-8.
+    der = CERTIFICATE.public_bytes(Encoding.DER).replace(b"leaf", b"\xffeaf")
+    assert codes(seen(der)) == {"unreadable"}
+    assert codes(seen({"keys": [good(x5c=[base64.b64encode(der).decode()])]})) == {"x5c"}
 
 
 def test_a_chain_as_pem_is_one_key() -> None:

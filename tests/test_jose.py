@@ -300,6 +300,19 @@ def test_a_curve_that_nobody_knows_is_refused_in_words() -> None:
     assert "not supported" in told(reading.read(other))
 
 
+def test_whatever_cryptography_raises_of_damaged_input_becomes_a_sentence() -> None:
+    # Each is an error of its own kind there: no such version, and an error of OpenSSL that nobody foresaw.
+    version = (
+        certificate(key("P-256")).public_bytes(s.Encoding.DER).replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x01")
+    )
+    other = key("Ed25519").private_bytes(s.Encoding.DER, s.PrivateFormat.PKCS8, s.NoEncryption())
+    for kind in (b"\x6f", b"\x71"):
+        assert "no SPKI" in told(reading.read(other.replace(b"\x2b\x65\x70", b"\x2b\x65" + kind)))
+    assert "It is DER, but" in told(reading.read(version))
+    text = b"-----BEGIN CERTIFICATE-----\n" + base64.b64encode(version) + b"\n-----END CERTIFICATE-----"
+    assert "cannot be read" in told(reading.read(text))
+
+
 def test_an_openssh_key_that_cannot_be_decrypted_here_is_led_to_pkcs8(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(_: bytes, password: bytes | None) -> None:
         # As cryptography says it where bcrypt is not installed.

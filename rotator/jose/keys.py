@@ -131,9 +131,11 @@ def prove(jwk: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _telling(half: str) -> Iterator[None]:
+    from cryptography.exceptions import InternalError
+
     try:
         yield
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, InternalError):
         # The cause may quote a member.
         raise ConfigurationError(
             f"The JWK is no {half} key: its kind is unknown, or a member is missing or wrong ('rotator inspect' says)."

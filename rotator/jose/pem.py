@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -120,7 +121,7 @@ def part_of_der(body: bytes, passphrase: Passphrase) -> Part:
         ConfigurationError: nothing that is known, or an encrypted key without its passphrase. Never quotes the input.
     """
     from cryptography import x509
-    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.exceptions import InternalError, UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
 
     readers: dict[str, Callable[[bytes], Any]] = {
@@ -129,22 +130,20 @@ def part_of_der(body: bytes, passphrase: Passphrase) -> Part:
         "certificate request": x509.load_der_x509_csr,
     }
     for form, read in readers.items():
-        try:
-            loaded = read(body)
-        except ValueError:
-            continue
-        except UnsupportedAlgorithm:
-            raise _unsupported(form) from None
-        if form == "certificate":
-            with _readable(form):
+        with _readable(form):
+            try:
+                loaded = read(body)
+            except (ValueError, x509.InvalidVersion):
+                continue
+            if form == "certificate":
                 return _of_certificate(loaded)
-        return Part(form, loaded if form == "SPKI public key" else loaded.public_key(), private=False)
+            return Part(form, loaded if form == "SPKI public key" else loaded.public_key(), private=False)
     form = "private key"
     try:
         return Part(form, _private(_der_private, body, form, passphrase), private=True)
     except UnsupportedAlgorithm:
         raise _unsupported(form) from None
-    except ValueError:
+    except (ValueError, InternalError):
         raise ConfigurationError(
             "It is DER, but no SPKI, PKCS#8, PKCS#1 or SEC1 key and no certificate; out of PKCS#12,"
             " 'openssl pkcs12 -in FILE' takes what is in it."
@@ -173,7 +172,15 @@ def certificate(der: bytes) -> Certificate:
     from cryptography import x509
 
     with _readable("certificate"):
-        return x509.load_der_x509_certificate(der)
+        return _sound(x509.load_der_x509_certificate(der))
+
+
+def _sound(found: Certificate) -> Certificate:
+    """``found``, once all that is asked of it later was parsed: cryptography parses each part when it is asked for."""
+    found.public_key()
+    for part in (found.subject, found.issuer):
+        part.rfc4514_string()
+    return found
 
 
 def thumbprints(found: Certificate) -> dict[str, bytes]:
@@ -186,7 +193,7 @@ def thumbprints(found: Certificate) -> dict[str, bytes]:
 
 
 def _of_certificate(found: Certificate) -> Part:
-    return Part("certificate", found.public_key(), private=False, certificate=found)
+    return Part("certificate", _sound(found).public_key(), private=False, certificate=found)
 
 
 def _pem_private(block: bytes, password: bytes | None) -> Any:
@@ -203,7 +210,7 @@ def _der_private(body: bytes, password: bytes | None) -> Any:
 
 
 def _private(load: Callable[..., Any], body: bytes, form: str, passphrase: Passphrase) -> Any:
-    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 
     try:
         return load(body, None)
@@ -226,20 +233,24 @@ def _private(load: Callable[..., Any], body: bytes, form: str, passphrase: Passp
             f"The {form} is encrypted in a way that is not supported: 'openssl pkcs8 -topk8 -in FILE' (for OpenSSH"
             " 'ssh-keygen -p -m PKCS8 -f FILE') writes it as PKCS#8."
         ) from None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, InternalError):
         raise ConfigurationError(f"The {form} cannot be decrypted: the passphrase is wrong.") from None
 
 
 @contextmanager
 def _readable(form: str) -> Iterator[None]:
     """Raise whatever ``cryptography`` says of a block as ours; its words may quote the input and are not kept."""
-    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography import x509
+    from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 
     try:
-        yield
+        with warnings.catch_warnings():
+            # What cryptography will refuse one day (a serial number of 0, say) is no matter of keys.
+            warnings.simplefilter("ignore")
+            yield
     except UnsupportedAlgorithm:
         raise _unsupported(form) from None
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, InternalError, x509.InvalidVersion):
         raise ConfigurationError(f"The {form} cannot be read: it is damaged, or something else.") from None
 
 
