@@ -188,6 +188,27 @@ def test_every_url_that_still_serves_it_is_named_with_its_time(monkeypatch: pyte
     over(world, kid)
 
 
+def test_a_revoked_key_that_a_deployment_brings_back_is_driven_out_again() -> None:
+    world = settled()
+    old, kid = world.documents["acme/jwks.json"][0], world.kid(Stage.CURRENT)
+    revoked(world, kid)
+    world.tick()
+    before, told = world.engine().blast_radius(kid).trusted_until, len(world.invalidations)
+    world.advance(timedelta(hours=5))
+    world.restore(old)
+    world.unreachable.add(URL)
+    world.tick()
+    assert len(world.invalidations) > told, "the CDN may have fetched it again"
+    assert not world.ring.by_kid(kid).gone  # type: ignore[union-attr]
+    world.unreachable.clear()
+    world.tick()
+    over(world, kid)
+    assert world.engine().blast_radius(kid).trusted_until > before + timedelta(hours=4)
+    ring = world.ring
+    world.tick()
+    assert world.ring == ring
+
+
 def test_no_token_of_a_revoked_key_outlives_what_was_said() -> None:
     world = settled()
     kid = world.kid(Stage.CURRENT)

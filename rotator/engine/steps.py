@@ -209,9 +209,10 @@ class Steps:
                 "kept beside ours until 'rotator drop'" if stranger in keys else "gave way: there is no room (max_keys)"
             )
             self._warn("foreign-keys", f"{called(stranger)} {fate}", document.name)
-        if self._may_have_lost(document, world):
+        ring = facts.reappeared(world.ring, document.name, seen.kids())
+        if ring != world.ring or self._may_have_lost(document, world):
             # Whoever saw the key there, and stalls, must not record that once the document is put right.
-            self.commit(world, world.ring)
+            self.commit(world, ring)
         if document.discovery:
             # Planned only where there is one to write.
             return discovery.project(world.ring, document.discovery) or b""

@@ -132,6 +132,17 @@ def unpublished(ring: Keyring, document: str, key_ids: Iterable[str]) -> Keyring
     )
 
 
+def reappeared(ring: Keyring, document: str, kids: set[str]) -> Keyring:
+    """``document`` was found with these kids: of revoked keys among them it is asked anew whether they are gone."""
+    back = [key.id for key in ring.keys if key.revoked_at and key.kid in kids and document in key.gone]
+    if not back:
+        return ring
+    ring = ring.with_document(document, replace(ring.documents[document], invalidate_due=True))
+    return ring.with_keys(
+        back, lambda key: replace(key, gone={name: at for name, at in key.gone.items() if name != document})
+    )
+
+
 def invalidated(ring: Keyring, document: str) -> Keyring:
     """The CDN was told of a revoke."""
     return ring.with_document(document, replace(ring.documents[document], invalidate_due=False))
