@@ -421,7 +421,6 @@ def test_a_fence_that_failed_holds_up_nothing_else_of_the_emergency() -> None:
     [
         (key("x", "next"), "x (next)"),
         (key("x", "made"), "x (pending)"),
-        (key("x", "intended"), "(intent x) (pending)"),
         (key("x", "previous"), "x (previous)"),
         (key("x", "destroyed"), "x (retired)"),
         (key("x", "current", revoked_at=NOW), "x (revoked)"),
@@ -434,6 +433,12 @@ def test_a_pointer_that_strayed_is_moved_back_to_the_current_key(stray: Key, nam
     step = the_step(ask(of, world(of, pointers={"EdDSA": "x"})), planning.RepairPointer)
     assert (step.key, step.kid, step.alg) == ("c", "c", "EdDSA")
     assert step.reason == f"the pointer names {naming} instead"
+
+
+def test_a_pointer_that_names_a_key_before_it_was_made_tells_of_an_old_ledger() -> None:
+    of = ring(CURRENT, key("x", "intended"))
+    with pytest.raises(Refused, match=r"\(intent x\) that the ledger has yet to make: .* 'rotator recover'"):
+        ask(of, world(of, pointers={"EdDSA": "x"}))
 
 
 def test_a_pointer_that_names_no_key_is_moved_back_to_the_current_key() -> None:

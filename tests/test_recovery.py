@@ -722,6 +722,25 @@ def test_a_clock_that_is_wrong_recovers_nothing() -> None:
         world.recovery().propose()
 
 
+def test_a_ledger_from_before_the_key_was_made_is_not_put_to_work() -> None:
+    """Every key that it knows is gone from public by now: the document looks like a stranger's, but not the pointer."""
+    world = a_world_in_mid_life()
+    go_on(world, 10 * DAY + 12 * HOUR)
+    signing = world.ring.current("EdDSA")
+    assert signing
+    rings = [from_json(body, "acme") for _, body in world.past]
+    number = next(n for n, ring in enumerate(rings) if (key := ring.key(signing.id)) and not key.created_at)
+    assert world.public_kids().isdisjoint(rings[number].kids())
+    world.bring_back(number)
+    public = world.public_kids()
+    with pytest.raises(Refused, match="has yet to make: the ledger is older than the world"):
+        world.tick()
+    assert world.public_kids() == public
+    world.recover()
+    assert world.kid(Stage.CURRENT) == signing.kid
+    go_on(world, 20 * DAY)
+
+
 def test_a_document_whose_revision_no_ledger_reaches_is_refused() -> None:
     world = a_world_in_mid_life()
     world.lose()

@@ -338,11 +338,14 @@ def explain(ring: Keyring, keyset: KeySet, observed: Observed) -> None:
         Refused: the ledger is older than the world, or a public document stands where none may be.
     """
     for alg, pointed in observed.pointers.items():
-        if pointed is not None and not ring.remembers(pointed):
+        key = ring.key(pointed) if pointed is not None else None
+        unmade = key is not None and key.created_at is None
+        # No pointer is moved to a key before the ledger knows its kid.
+        if pointed is not None and (unmade or not ring.remembers(pointed)):
             raise Refused(
-                f"Key set {keyset.name}: issuers follow a {alg} key (intent {pointed}) that the ledger does not know:"
-                " the ledger is older than the world. Nothing was changed. Run 'rotator recover' (README, 'Lost"
-                " ledger')."
+                f"Key set {keyset.name}: issuers follow a {alg} key (intent {pointed}) that the ledger"
+                f" {'has yet to make' if unmade else 'does not know'}: the ledger is older than the world. Nothing was"
+                " changed. Run 'rotator recover' (README, 'Lost ledger')."
             )
     for document in keyset.documents:
         seen = observed.documents.get(document.name, _NOTHING)
@@ -371,9 +374,8 @@ def _ledger_explains_the_world(v: View) -> Iterator[Finding]:
 def _fence(v: View) -> Iterator[Finding]:
     for key in v.ring.keys:
         if key.fence_due and key.alg in v.observed.pointers and not v.failed("fence", key.id):
-            yield Fence(
-                alg=key.alg, key=key.id, kid=key.kid, reason="it was revoked while a worker may be promoting it"
-            )
+            why = "it was revoked" if key.revoked_at else "the ledger was recovered"
+            yield Fence(alg=key.alg, key=key.id, kid=key.kid, reason=f"{why} while a worker may be promoting it")
 
 
 def _pointer(v: View) -> Iterator[Finding]:
