@@ -6,7 +6,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from rotator.errors import ConfigurationError
-from rotator.jose.findings import Finding, Severity, error, warning
+from rotator.jose.findings import Finding, error, warning
 from rotator.jose.registry import ALGS
 from rotator.keys.verifiers import VERIFIERS, Verifier
 
@@ -22,7 +22,7 @@ OPENID = "openid"
 TITLES = {row.name: row.title for row in VERIFIERS.values()} | {OPENID: "the OpenID conformance suite"}
 
 #: Findings that make a key unreadable to a parser.
-_MALFORMED = {"missing-member", "wrong-type", "not-base64url", "not-on-curve", "too-short", "too-long", "padded"}
+_MALFORMED = {"wrong-type", "not-base64url", "not-on-curve", "too-short", "too-long", "padded"}
 
 #: Findings on which the OpenID conformance suite fails an issuer.
 _CONFORMANCE = {
@@ -86,19 +86,22 @@ def _spoiled(row: Verifier, reports: Sequence[KeyReport], findings: Sequence[Fin
     if row.max_bytes is not None and size > row.max_bytes:
         yield f"the document has {size:,} bytes, and it reads no more than {row.max_bytes:,}."
     kinds = [report.kind for report in reports]
+    codes = {finding.code for report in reports for finding in report.findings}
     seen = {
         "duplicate kid": any(finding.code == "duplicate-kid" for finding in findings),
         "AKP": any(kind is not None and kind.kty == "AKP" for kind in kinds),
-        "unknown kty": None in kinds,
-        "malformed key": any(
-            f.code in _MALFORMED and f.severity is Severity.ERROR for r in reports for f in r.findings
-        ),
+        "unknown kty": "unknown-kty" in codes,
+        "unknown crv": "unknown-curve" in codes,
+        "missing member": bool(codes & {"missing-member", "missing-kty"}),
+        "malformed key": bool(codes & _MALFORMED),
         "mixed kty": len({kind.kty for kind in kinds if kind is not None}) > 1,
     }
     says = {
         "duplicate kid": "one kid stands twice, and it then rejects the set or takes the wrong key.",
         "AKP": "a key of kty AKP (ML-DSA) stands in the set, and it then rejects all of it. Give it a view without.",
-        "unknown kty": "a key of unknown kind stands in the set, and it then rejects all of it.",
+        "unknown kty": "a key of unknown kty stands in the set, and it then rejects all of it.",
+        "unknown crv": "a key on an unknown curve stands in the set, and it then rejects all of it.",
+        "missing member": "a key lacks a member, and it then rejects the whole set. Mend that key.",
         "malformed key": "a key cannot be read, and it then rejects the whole set. Mend that key.",
         "mixed kty": "keys of several kty stand in the set, and the first spoils the rest. Give it a view of one kty.",
     }

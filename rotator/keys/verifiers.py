@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 #: What may stand in a set that makes some verifiers reject all of it, or take the wrong key.
-Spoiler = Literal["duplicate kid", "AKP", "unknown kty", "malformed key", "mixed kty"]
+Spoiler = Literal["duplicate kid", "AKP", "unknown kty", "unknown crv", "missing member", "malformed key", "mixed kty"]
 
 _RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 _STS = frozenset({"RS256", "RS384", "RS512", "ES256", "ES384", "ES512"})
@@ -62,9 +62,19 @@ _ROWS = (
         spoiled_by=_spoilers("duplicate kid"),
         cache=timedelta(minutes=5),
     ),
-    Verifier("joserfc", "joserfc 1.8", refuses=_ML_DSA, spoiled_by=_spoilers("malformed key")),
-    Verifier("authlib", "Authlib 1.9", refuses=_NEW_NAME, spoiled_by=_spoilers("AKP", "unknown kty", "duplicate kid")),
-    Verifier("jwcrypto", "jwcrypto 1.6"),
+    Verifier(
+        "joserfc",
+        "joserfc 1.8",
+        refuses=_ML_DSA,
+        spoiled_by=_spoilers("unknown crv", "missing member", "malformed key"),
+    ),
+    Verifier(
+        "authlib",
+        "Authlib 1.9",
+        refuses=_NEW_NAME,
+        spoiled_by=_spoilers("AKP", "unknown kty", "missing member", "duplicate kid"),
+    ),
+    Verifier("jwcrypto", "jwcrypto 1.6", spoiled_by=_spoilers("missing member", "malformed key")),
     Verifier("python-jose", "python-jose 3.5", refuses=_ML_DSA, spoiled_by=_spoilers("mixed kty")),
     Verifier("jose", "jose 6.2 (npm)", refuses=_ML_DSA, cache=timedelta(minutes=10)),
     Verifier(
@@ -93,7 +103,7 @@ _ROWS = (
         "keyfunc",
         "jwkset and keyfunc (Go)",
         refuses=_ML_DSA | {"Ed448"},
-        spoiled_by=_spoilers("malformed key", "unknown kty", "AKP"),
+        spoiled_by=_spoilers("malformed key", "missing member", "unknown kty", "unknown crv", "AKP"),
         cache=timedelta(hours=1),
     ),
     Verifier("nimbus", "Nimbus JOSE and Spring Security", cache=timedelta(minutes=5)),
