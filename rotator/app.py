@@ -6,6 +6,7 @@ not need is not imported, and no client is built before its first call.
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 def now() -> datetime:
     """The time, in UTC."""
     return datetime.now(UTC)
+
+
+def elapsed() -> timedelta:
+    """Time gone by since the machine started; it goes on through a suspend where the system can tell."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return timedelta(seconds=time.clock_gettime(clock))
 
 
 # -- stores ----------------------------------------------------------------------------------------------------------
@@ -146,7 +153,17 @@ def engines(
     keys = KEY_STORES[configuration.keys.scheme](configuration, ledger)
     web, cdn = HttpsWeb(), _cdn(configuration)
     return {
-        keyset.name: Engine(keyset, ledger=ledger, public=public, keys=keys, clock=now, web=web, cdn=cdn, report=report)
+        keyset.name: Engine(
+            keyset,
+            ledger=ledger,
+            public=public,
+            keys=keys,
+            clock=now,
+            web=web,
+            cdn=cdn,
+            report=report,
+            elapsed=elapsed,
+        )
         for keyset in configuration.keysets
         if keyset.name in wanted
     }

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from rotator.keys.jwks import KidFormat
 
     Clock = Callable[[], datetime]
+    Elapsed = Callable[[], timedelta]
+    """Time gone by since some moment, told by something that nobody can set (CLOCK_BOOTTIME)."""
 
 
 #: Bytes: no document of ours is larger, and of what somebody else put in its place no more is read into memory.

@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
 from rotator.engine.ledger import Ledger
-from rotator.engine.observe import Observer, World
+from rotator.engine.observe import Observer, World, unknown
 from rotator.engine.steps import Report, Steps
 from rotator.engine.verifying import Probe, Verification
 from rotator.errors import Conflict, Refused, RotatorError
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
     from rotator.engine.upkeep import Upkeep
     from rotator.keys.policy import KeySet
-    from rotator.ports import Cdn, Clock, DocumentStore, KeyStore, Web
+    from rotator.ports import Cdn, Clock, DocumentStore, Elapsed, KeyStore, Web
 
 __all__ = ["Engine", "Outcome", "Report"]
 
 #: What was observed longer ago is observed again before the next step.
 FRESH = timedelta(seconds=60)
 
-#: More steps or lost races than this in one tick mean that something is wrong.
+#: More steps, or lost races in a row, than this in one tick mean that something is wrong.
 MAX_STEPS = 300
 MAX_CONFLICTS = 20
 
@@ -99,11 +99,14 @@ class Engine:
         cdn: Cdn | None = None,
         report: Callable[[Report], None] = _ignore,
         nonce: Callable[[], str] = _nonce,
+        elapsed: Elapsed = unknown,
     ) -> None:
         self.keyset = keyset
         self._public, self._keys, self._clock, self._report = public, keys, clock, report
         self._ledger = Ledger(keyset.name, ledger, nonce)
-        self._observer = Observer(keyset, ledger=self._ledger, public=public, keys=keys, clock=clock, web=web)
+        self._observer = Observer(
+            keyset, ledger=self._ledger, public=public, keys=keys, clock=clock, web=web, elapsed=elapsed
+        )
         self._probe = Probe(keyset, observer=self._observer, keys=keys, web=web, nonce=nonce)
         self._steps = Steps(
             keyset,
@@ -301,6 +304,7 @@ class Engine:
             try:
                 if self._do(step, world, failures):
                     done.append(self._done(step, world, now))
+                conflicts = 0
             except Conflict:
                 # Somebody else was here: look again and go on from what is.
                 conflicts += 1

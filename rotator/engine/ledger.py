@@ -56,10 +56,10 @@ class Ledger:
             return self._last[1]
         try:
             ring = from_json(body, self.keyset)
-            self._last = (body, ring)
-            return ring
         except Refused as exc:
             raise type(exc)(f"{exc} It is at {self._store.locate(self.path)}.") from None
+        self._last = (body, ring)
+        return ring
 
     def create(self, created_at: datetime) -> None:
         """Write an empty ledger.

@@ -7,7 +7,7 @@ promotion of another worker would look like drift.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from rotator.errors import Conflict, Refused, RotatorError, StoreError
@@ -19,12 +19,19 @@ from rotator.keys.publication import Seen, newer
 from rotator.ports import Headers
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from rotator.engine.ledger import Ledger
     from rotator.keys.keyring import Keyring
     from rotator.keys.policy import KeySet, PublicDocument
-    from rotator.ports import Clock, Document, DocumentStore, Fetched, KeyStore, Pointer, StoredKey, Web
+    from rotator.ports import Clock, Document, DocumentStore, Elapsed, Fetched, KeyStore, Pointer, StoredKey, Web
+
+
+#: An answer that took longer than this (and ``clock_skew``) by this machine's clock says nothing about that clock.
+SLOW = timedelta(seconds=60)
+
+
+def unknown() -> timedelta:
+    """No time has gone by, as far as anybody can tell."""
+    return timedelta(0)
 
 
 @dataclass(slots=True)
@@ -39,11 +46,14 @@ class World:
     read_back: set[str]
     """Documents whose ``seen`` comes from a read, not from our own write."""
     at: datetime
+    """When reading it began: what was read first is this old."""
     clock_fault: str | None
     attempts: set[str] = field(default_factory=set)
     made: dict[str, StoredKey] = field(default_factory=dict)
     """Keys created in this tick, by intent id, until the ledger knows them."""
     unseen: dict[str, str] = field(default_factory=dict)
+    overridden: dict[str, str | None] = field(default_factory=dict)
+    """Documents that a public URL served with a header that allows more than the policy's, and that header."""
     failed: set[tuple[str, str]] = field(default_factory=set)
     entering: set[tuple[str, str]] = field(default_factory=set)
     """(document, key) of keys made since that document was read: nobody can have seen them there."""
@@ -59,6 +69,7 @@ class World:
             clock_fault=self.clock_fault,
             attempts=frozenset(self.attempts),
             unseen=self.unseen,
+            overridden=self.overridden,
             failed=frozenset(self.failed),
             unread=frozenset(self.unread),
         )
@@ -76,11 +87,14 @@ class Observer:
         keys: KeyStore,
         clock: Clock,
         web: Web,
+        elapsed: Elapsed = unknown,
     ) -> None:
         self.keyset = keyset
+        self._elapsed = elapsed
         self._ledger, self._public, self._keys, self._clock, self._web = ledger, public, keys, clock, web
         self._algorithms = keyset.policy.algorithms
         self._off = timedelta(0)
+        self._floor, self._since = datetime.min.replace(tzinfo=UTC), timedelta(0)
 
     def now(self) -> datetime:
         """The clock for facts: this machine's, or the store's where the two differ by more than the policy allows.
@@ -88,7 +102,9 @@ class Observer:
         A revoke by a machine whose clock is hours ahead must not leave facts from the future: no worker whose clock
         is right would go on before they are past.
         """
-        return self._clock() + self._off
+        # A clock that is set back between two effects must not date what we do before we did it: gates would open
+        # early by as much.
+        return max(self._clock() + self._off, self._floor + (self._elapsed() - self._since))
 
     def observe(self, before: World | None = None, *, even_early: bool = False) -> World:
         """Read the world: pointers, public documents, the ledger last.
@@ -99,7 +115,7 @@ class Observer:
         Raises:
             Refused: there is no ledger, it is damaged, or this machine's clock is behind it.
         """
-        asked = self._algorithms
+        asked, began = self._algorithms, self._elapsed()
         clock_faults: list[str] = []
         faults: list[RotatorError] = []
         pointers: dict[str, Pointer] = {}
@@ -125,7 +141,8 @@ class Observer:
         self._algorithms = tuple(dict.fromkeys((*self.keyset.policy.algorithms, *ring.algorithms(), *ring.successions)))
         if not set(self._algorithms) <= set(asked):
             return self.observe(before, even_early=even_early)
-        now = self.now()
+        now = self._floor = self._clock() + self._off
+        self._since = self._elapsed()
         newest, skew = ring.newest_fact(), self.keyset.policy.clock_skew
         if newest > now + 2 * skew and not even_early:
             raise Refused(
@@ -140,14 +157,14 @@ class Observer:
             seen={name: as_seen(reading.document) for name, reading in readings.items()},
             versions={name: _version(reading.document) for name, reading in readings.items()},
             read_back=set(readings),
-            at=now,
+            at=now - (self._since - began),
             clock_fault=clock_faults[0] if clock_faults else None,
             unread={document.name for document in self.keyset.written} - readings.keys(),
             faults=faults,
         )
         if before is not None:
             world.attempts, world.made = before.attempts, before.made
-            world.unseen, world.failed = before.unseen, before.failed
+            world.unseen, world.failed, world.overridden = before.unseen, before.failed, before.overridden
         return world
 
     def read_ledger(self, clock_faults: list[str] | None = None) -> tuple[Keyring, str]:
@@ -168,6 +185,9 @@ class Observer:
         received, skew = self._clock(), self.keyset.policy.clock_skew
         # Date has whole seconds: the store's time lay in [date, date + 1 s) somewhere between sent and received.
         behind, ahead = date - received, sent - (date + timedelta(seconds=1))
+        if received - date > skew + SLOW:
+            # An answer this slow, or a clock that was set ahead while we waited: who can tell?
+            ahead = received - (date + timedelta(seconds=1))
         self._off = timedelta(0)
         if max(behind, ahead) > skew:
             self._off = behind if behind > ahead else -ahead
@@ -194,6 +214,7 @@ class Observer:
                 return [], f"{url} answers 404"
             fault = self._freshness_fault(url, fetched)
             if fault:
+                world.overridden[document.name] = fetched.cache_control
                 return [], fault
             keys = jwks.parse(fetched.body)
             if keys is None and not document.discovery:

@@ -112,6 +112,7 @@ def published(
             key,
             published=seen,
             ready={**key.ready, document.name: promise},
+            lacking={**key.lacking, document.name: lacking_until},
             published_at=(key.published_at or now) if everywhere else None,
         )
 
@@ -126,6 +127,7 @@ def unpublished(ring: Keyring, document: str, key_ids: Iterable[str]) -> Keyring
             key,
             published={name: at for name, at in key.published.items() if name != document},
             ready={name: at for name, at in key.ready.items() if name != document},
+            lacking={name: at for name, at in key.lacking.items() if name != document},
             published_at=None,
             founding=False,
         ),

@@ -75,6 +75,8 @@ class Key:
     """Document name → when the key was seen there."""
     ready: Mapping[str, datetime] = field(default_factory=dict)
     """Document name → the promise made then: not before this time may the key sign."""
+    lacking: Mapping[str, datetime] = field(default_factory=dict)
+    """Document name → until when a copy that lacks the key may still be served."""
     published_at: datetime | None = None
     """When it was seen in every document that must hold it."""
     promoting_at: datetime | None = None
@@ -89,7 +91,7 @@ class Key:
     revoked_at: datetime | None = None
     revoke_reason: str | None = None
     fence_due: bool = False
-    """It was revoked in the middle of its promotion, or the ledger that knew of one was lost: a stalled worker may still
+    """It was revoked in the middle of its promotion, or the ledger that knew of one was lost: a stalled worker may yet
     try to move the pointer to it."""
     gone: Mapping[str, datetime] = field(default_factory=dict)
     """Document name → when a revoked key was seen to be gone from every public URL."""
@@ -378,6 +380,7 @@ _KEY = record(
     adopted=flag,
     published=times,
     ready=times,
+    lacking=times,
     published_at=time_of,
     promoting_at=time_of,
     forced=flag,

@@ -51,6 +51,8 @@ class Observed:
     """Nonces of attempts that this worker recorded in this tick and has not spent."""
     unseen: Mapping[str, str] = field(default_factory=dict)
     """Document name → why its public URLs did not show what they should in this tick."""
+    overridden: Mapping[str, str | None] = field(default_factory=dict)
+    """Document name → a ``Cache-Control`` with which a public URL allows more than the policy does."""
     failed: frozenset[tuple[str, str]] = frozenset()
     """(step, what it is about) of steps that failed in this tick: other keys and documents must not wait for them."""
     unread: frozenset[str] = frozenset()
@@ -309,6 +311,9 @@ def gate(keyset: KeySet, key: Key) -> datetime | None:
         if document.name not in key.published:
             return None
         moments += [key.published[document.name] + keyset.policy.prepublish, key.ready[document.name]]
+        if document.name in key.lacking:
+            # Verifiers that keep a set for longer today may do so with a copy of the day before.
+            moments.append(key.lacking[document.name] + keyset.policy.verifier_cache + 2 * keyset.policy.clock_skew)
     return max(moments, default=None)
 
 
@@ -473,6 +478,16 @@ def _headers(v: View) -> Iterator[Finding]:
                 foreign=True,
                 reason=f"somebody served {document.path} with Cache-Control {seen.cache_control!r}",
             )
+        elif document.name in v.observed.overridden:
+            sent = v.observed.overridden[document.name]
+            # What a CDN once allowed stays allowed to whoever took it at its word, also after it was mended.
+            if not any(served.cache_control == sent and served.until is None for served in facts.served):
+                yield Serve(
+                    document=document.name,
+                    cache_control=sent,
+                    foreign=True,
+                    reason=f"the CDN serves {document.path} with Cache-Control {sent!r}",
+                )
 
 
 def _found(v: View) -> Iterator[Finding]:

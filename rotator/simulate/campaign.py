@@ -1,0 +1,177 @@
+"""Many worlds, one after another or side by side; and of a violation the shortest replay that can be found."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from itertools import count
+from typing import TYPE_CHECKING
+
+from rotator.ports import Traits
+from rotator.simulate.faults import FAULTS
+from rotator.simulate.gates import GATES, without
+from rotator.simulate.schedule import Order, Result, simulate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rotator.keys.policy import KeySet
+
+YEAR = timedelta(days=365)
+
+#: A world lives through at least so many lifetimes of a key.
+_LIFETIMES = 12
+
+#: Seconds that may be spent on a shorter replay.
+_SHORTEN = 20.0
+
+#: A store in which creating a key is not idempotent, as KMS is.
+STRAYS = Traits(attempt_pause=timedelta(minutes=5), leaves_strays=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """What to simulate: worlds with the seeds ``seed``, ``seed + 1``, … until ``years`` (or ``steps``) are over."""
+
+    keyset: KeySet
+    seed: int = 0
+    years: float = 10
+    steps: int | None = None
+    faults: frozenset[str] = frozenset(FAULTS)
+    workers: int = 3
+    traits: Traits = field(default_factory=Traits)
+    gate: str | None = None
+    """A protection that is taken away."""
+
+    def orders(self) -> Iterator[Order]:
+        """One order after another; without end where steps are counted."""
+        world = max(YEAR, _LIFETIMES * self.keyset.policy.lifetime)
+        left = self.years * YEAR
+        for seed in count(self.seed):
+            if self.steps is None and left <= timedelta(0):
+                return
+            span = world if self.steps is not None else min(world, left)
+            yield Order(self.keyset, seed, span, self.faults, self.workers, self.traits)
+            left -= span
+
+
+@dataclass(slots=True)
+class Totals:
+    """What came of all worlds so far."""
+
+    worlds: int = 0
+    steps: int = 0
+    span: timedelta = timedelta(0)
+    rotations: int = 0
+    revokes: int = 0
+    verified: int = 0
+    rejections: int = 0
+    delay: timedelta = timedelta(0)
+    faults: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    last: Result | None = None
+    broken: Result | None = None
+
+    def add(self, result: Result) -> None:
+        """Count ``result``."""
+        self.worlds += 1
+        self.steps += result.steps
+        self.span += result.span
+        self.rotations += result.rotations
+        self.revokes += result.revokes
+        self.verified += result.verified
+        self.rejections += result.rejections
+        self.delay = max(self.delay, result.delay)
+        self.faults += result.faults
+        self.last = result
+        if result.violation and (self.broken is None or result.steps < self.broken.steps):
+            self.broken = result
+
+
+def run(campaign: Campaign, jobs: int = 1, progress: Callable[[Totals], None] = lambda _: None) -> Totals:
+    """Live through the worlds of ``campaign``, ``jobs`` at once; the first that breaks ends it."""
+    totals, began = Totals(), time.monotonic()
+
+    def take(result: Result) -> bool:
+        totals.add(result)
+        totals.seconds = time.monotonic() - began
+        progress(totals)
+        return totals.broken is None and (campaign.steps is None or totals.steps < campaign.steps)
+
+    orders = campaign.orders()
+    if jobs == 1:
+        for order in orders:
+            if not take(_live(order, campaign.gate)):
+                break
+        return totals
+    with ProcessPoolExecutor(jobs) as pool:
+        under_way = {pool.submit(_live, order, campaign.gate) for _, order in zip(range(jobs), orders, strict=False)}
+        more = True
+        while under_way:
+            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+            for each in done:
+                more = take(each.result()) and more
+                if more and (following := next(orders, None)):
+                    under_way.add(pool.submit(_live, following, campaign.gate))
+    return totals
+
+
+def _live(order: Order, gate: str | None) -> Result:
+    with without(gate) if gate else nullcontext():
+        return simulate(order)
+
+
+def shortest(campaign: Campaign, broken: Result, seconds: float = _SHORTEN) -> tuple[Order, Result]:
+    """The shortest replay of a violation that is found in ``seconds``: fewer faults, fewer workers, less time."""
+    order = next(
+        order for order in replace(campaign, steps=None, years=1_000_000).orders() if order.seed == broken.seed
+    )
+    order, best = replace(order, span=min(order.span, broken.ended - broken.began + timedelta(seconds=1))), broken
+    until = time.monotonic() + seconds
+    smaller = True
+    while smaller and time.monotonic() < until:
+        smaller = False
+        fewer = [replace(order, faults=order.faults - {fault}) for fault in sorted(order.faults)]
+        if order.workers > 1:
+            fewer.append(replace(order, workers=order.workers - 1))
+        for candidate in fewer:
+            if time.monotonic() >= until:
+                break
+            result = _live(candidate, campaign.gate)
+            if result.violation and result.steps <= 2 * best.steps:
+                order = replace(candidate, span=result.ended - result.began + timedelta(seconds=1))
+                best, smaller = result, True
+                break
+    return order, best
+
+
+@dataclass(frozen=True, slots=True)
+class Caught:
+    """Whether the loss of a protection was noticed."""
+
+    gate: str
+    prevents: str
+    worlds: int
+    steps: int
+    violation: str | None
+
+
+def table(keyset: KeySet, *, seed: int = 0, worlds: int = 40) -> Iterator[Caught]:
+    """Take every protection away, one after the other, and see the world break."""
+    for gate in GATES.values():
+        years = worlds * _LIFETIMES * keyset.policy.lifetime / YEAR
+        campaign = Campaign(
+            keyset,
+            seed,
+            years,
+            faults=gate.faults,
+            traits=STRAYS if gate.strays else Traits(),
+            gate=gate.name,
+        )
+        totals = run(campaign)
+        violation = totals.broken.violation if totals.broken else None
+        yield Caught(gate.name, gate.prevents, totals.worlds, totals.steps, violation)
