@@ -107,6 +107,9 @@ def _whole(response_dict: Mapping[str, Any], **_: Any) -> None:
 
     names = {name.lower() for name in response_dict["headers"]}
     if response_dict["status_code"] != _NO_CONTENT and not names & _LENGTHS:
+        if not isinstance(response_dict["body"], bytes):
+            # A download: nobody else would close its connection.
+            response_dict["body"].close()
         raise IncompleteReadError(actual_bytes=0, expected_bytes=0)
 
 
