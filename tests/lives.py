@@ -9,7 +9,7 @@ import json
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from queue import SimpleQueue
@@ -18,11 +18,11 @@ from unittest.mock import patch
 
 from rotator import app
 from rotator.errors import RotatorError
-from rotator.keys.keyring import Key, Keyring
+from rotator.keys.keyring import Key
 from rotator.settings import Configuration
 from tests import accounts, emulators
 from tests.accounts import Account
-from tests.proxy import proxy
+from tests.proxy import proxy, refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rotator.engine import Engine
-    from tests.proxy import Call, Proxy
+    from tests.proxy import Call, Fault, Proxy
 
 ALG = "ES256"
 
@@ -56,6 +56,7 @@ PHASES: Mapping[str, timedelta] = {
     "stop": timedelta(days=2),
     "retirement": timedelta(days=4),
     "revoke": timedelta(days=1),
+    "revoke in a promotion": timedelta(days=31),
 }
 
 #: One engine is built at a time: while it is, the clock of the composition root is its.
@@ -83,6 +84,8 @@ class Life:
         self.file.write_text(self.account.toml + TOML.format(origin=self.account.origin), encoding="ascii")
         self._configuration = Configuration.load(self.file)
         self._attempts: set[datetime] = set()
+        self.stolen = ""
+        """The kid of the key that a person revokes."""
         self.ahead = timedelta(0)
         self.wait(timedelta(0))
 
@@ -99,7 +102,11 @@ class Life:
     def live(self, phase: str, act: Act) -> Phase:
         """``phase`` as ``act`` does it, in whatever weather; then time passes in fair weather, and all is put right."""
         self.wait(PHASES[phase])
-        before = self.engine.ledger() if phase != "init" else None
+        if phase == "revoke in a promotion":
+            self._stall_in_a_promotion()
+        if phase.startswith("revoke"):
+            ring = self.engine.ledger()
+            self.stolen = kid_of(ring.promoting(ALG) or ring.current(ALG))
         self.proxy.begin()
         error = None
         try:
@@ -107,18 +114,32 @@ class Life:
         except RotatorError as exc:
             error = exc
         calls, hit = self.proxy.begin()
-        self._put_right(phase, before)
+        self._put_right(phase)
         return Phase(calls, hit, error, self.state())
 
-    def _put_right(self, phase: str, before: Keyring | None) -> None:
+    def _stall_in_a_promotion(self) -> None:
+        """A worker records that it promotes a key, and is heard of no more."""
+        recorded = False
+
+        def weather(call: Call) -> Fault | None:
+            nonlocal recorded
+            if recorded:
+                return refused
+            recorded = call.operation == "PutObject"
+            return None
+
+        self.proxy.begin(weather)
+        with suppress(RotatorError):
+            self.engine.tick()
+        self.proxy.begin()
+
+    def _put_right(self, phase: str) -> None:
         if phase == "init":
             self.engine.init()
             return
-        if phase == "revoke" and before is not None:
-            # Whoever was told that nothing was recorded says it again.
-            kid = kid_of(before.current(ALG))
-            if not any(key.revoked_at for key in self.engine.ledger().keys if key.kid == kid):
-                self.engine.revoke(kid, "stolen")
+        if phase.startswith("revoke"):
+            # Whoever was told that nothing was recorded says it again; said twice, it is the same.
+            self.engine.revoke(self.stolen, "stolen")
         # First what another attempt at CreateKey waits for, then the interval of the sweep.
         for time in (timedelta(minutes=6), timedelta(hours=7)):
             self.wait(time)
@@ -128,10 +149,6 @@ class Life:
             assert outcome.ring.trouble is None
             assert outcome.clock_fault is None
             assert outcome.foreign == {}
-
-    def signing(self) -> str:
-        """The kid of the key that signs."""
-        return kid_of(self.engine.ledger().current(ALG))
 
     # -- what must be the same in the end ------------------------------------------------------------------------
 
@@ -223,8 +240,8 @@ def done_here(life: Life, phase: str) -> None:
     if phase == "init":
         engine.init()
         return
-    if phase == "revoke":
-        engine.revoke(life.signing(), "stolen")
+    if phase.startswith("revoke"):
+        engine.revoke(life.stolen, "stolen")
     engine.tick()
 
 

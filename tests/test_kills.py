@@ -59,17 +59,16 @@ class Killed:
 
 
 def done_by_process(life: Life, phase: str, quiet: float = QUIET_WHEN_FAIR) -> None:
-    commanded = words(life, phase)
     life.proxy.begin()
-    with Rotators(life.file, commanded, ahead=life.ahead) as running:
+    with Rotators(life.file, words(life, phase), ahead=life.ahead) as running:
         wait(lambda: not running.running() or life.proxy.quiet(quiet))
 
 
 def words(life: Life, phase: str) -> Sequence[str]:
     if phase == "init":
         return ["init"]
-    if phase == "revoke":
-        return ["revoke", "acme", life.signing(), "--reason", "stolen", "--yes", "--wait", "1s"]
+    if phase.startswith("revoke"):
+        return ["revoke", "acme", life.stolen, "--reason", "stolen", "--yes", "--wait", "1s"]
     return ["run"]
 
 
@@ -108,5 +107,5 @@ def test_after_a_kill_at_any_call_a_life_ends_in_the_same_state(lives: Lives, *,
     calls = {phase: len(told.calls) for phase, told in lives.fair.items()}
     print(f"\n{died} processes killed, at each of these calls: {calls}")  # noqa: T201 - quoted in the README
     assert faults == []
-    # A process that was killed in the phase before may have left less to do.
-    assert died >= 0.95 * sum(calls.values())
+    # What a life went through before may leave less to do, or less to look through.
+    assert died >= 0.9 * sum(calls.values())

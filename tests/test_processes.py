@@ -50,7 +50,8 @@ public = "{0}/public"
 POLICY = """
 [policy]
 algorithms = ["ES256", "EdDSA"]
-lifetime = "1h"
+lifetime = "30d"
+max_creations_per_day = 100
 token_lifetime = "0.5s"
 signer_lag = "0s"
 cache_max_age = "1s"
