@@ -60,8 +60,8 @@ def _unsuited(keyset: KeySet) -> list[Caution]:
             groups.setdefault(usable, []).append((row, next(fault for fault in faults if fault)))
     found = []
     for shows, rows in groups.items():
-        faults = dict.fromkeys(fault for _, fault in rows)
-        words = "; ".join(_said([row.title for row, its in rows if its == fault], fault) for fault in faults)
+        reasons = dict.fromkeys(reason for _, reason in rows)
+        words = "; ".join(_said([row.title for row, its in rows if its == reason], reason) for reason in reasons)
         listed = ", ".join(f'"{alg}"' for alg in shows)
         remedy = f"Lead {'them' if len(rows) > 1 else 'it'} to a view: [[keysets.views]] shows = [{listed}]."
         if not shows:
