@@ -24,7 +24,7 @@ COMMANDS = {
     "plan": ("look", "Say what would be done now or at another time, and why."),
     "policy": ("policy", "Prove with numbers that no rotation rejects a token."),
     "verify": ("verify", "Check what verifiers get and issuers sign: for a monitor."),
-    "simulate": ("simulate", "Live through years of your policy with every fault, in seconds."),
+    "simulate": ("simulate", "Live through years of your policy, with every fault."),
     "rotate": ("requests", "Rotate early, if every cache holds the next key."),
     "revoke": ("requests", "Stop trusting a key at once: for one that is compromised."),
     "retire": ("requests", "End the keys of an algorithm that is configured no more."),

@@ -52,9 +52,9 @@ def simulate(
     ] = None,
     as_json: fleet.Json = False,
 ) -> None:
-    """Live through years of your policy, with every fault, in a simulated world.
+    """Live through years of your policy, with every fault.
 
-    The plan and the engine are the real ones; stores, CDN, caches, issuers, clocks and people are simulated. After
+    A simulated world: plan and engine are the real ones; stores, CDN, caches, issuers, clocks and people are not. After
     every change it is asked whether any cache that obeys the policy could reject a token. Nothing outside is touched.
     The exit code is 1 when something broke; then the shortest replay that was found is printed.
 
