@@ -105,7 +105,7 @@ class Observer:
         told, passed = self._clock() + self._off, self._floor + (self._elapsed() - self._since)
         # A clock that is set back between two effects must not date what we do before we did it: gates would open
         # early by as much. (That two clocks run apart by a second in one tick means nothing.)
-        return passed if told < passed - timedelta(seconds=1) else max(told, self._floor)
+        return passed if passed - told > timedelta(seconds=1) else max(told, self._floor)
 
     def observe(self, before: World | None = None, *, even_early: bool = False) -> World:
         """Read the world: pointers, public documents, the ledger last.
