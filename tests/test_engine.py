@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from contextlib import suppress
 from dataclasses import replace
@@ -294,6 +295,35 @@ def test_a_pointer_moved_by_hand_to_next_is_moved_back_and_that_key_is_retained(
     assert stray in world.public_kids()
     world.run(timedelta(days=31))
     assert world.ring.by_kid(stray).stage is Stage.RETIRED  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("how", ["lost", "applied", "kill-before", "kill-after"])
+@pytest.mark.parametrize("onto", [Stage.PREVIOUS, Stage.NEXT])
+def test_wherever_a_repair_of_the_pointer_dies_it_is_known_until_when_issuers_were_led_astray(
+    how: str, onto: Stage
+) -> None:
+    for at in itertools.count():
+        world = founded(policy=FAST)
+        world.advance(timedelta(days=4))
+        world.tick()
+        world.advance(2 * HOUR)
+        stray = world.ring.by_kid(world.kid(onto))
+        assert stray
+        world.move_pointer_by_hand("EdDSA", stray.id)
+        world.arm(how, at)
+        world.try_tick()
+        if world.fault:
+            break
+        # Without the stray, the previous key's private half would stop now.
+        world.advance(timedelta(minutes=3))
+        world.tick()
+        known, led_away = world.ring.key(stray.id), world.named_until[stray.id]
+        assert known
+        assert known.superseded_at
+        assert led_away
+        assert led_away <= known.superseded_at
+        assert not known.disabled_at
+    assert at > 5
 
 
 def test_a_pointer_at_a_key_that_the_ledger_does_not_know_stops_everything() -> None:

@@ -443,6 +443,15 @@ def test_a_pointer_that_names_a_key_before_it_was_made_tells_of_an_old_ledger() 
 
 def test_a_pointer_that_names_no_key_is_moved_back_to_the_current_key() -> None:
     step = the_step(ask(QUIET, world(QUIET, pointers={"EdDSA": None})), planning.RepairPointer)
+def test_a_pointer_that_was_led_away_unrecorded_supersedes_before_anything_leaves() -> None:
+    of = ring(CURRENT, NEXT, key("p", "previous", NOW - 30 * DAY, astray=True))
+    step = the_step(ask(of, world(of)), planning.Supersede)
+    assert (step.key, step.kid, step.alg) == ("p", "p", "EdDSA")
+    assert "whoever led it away did not come to say so" in step.reason
+    assert step_of(ask(of, world(of, pointers={"EdDSA": "p"}))) == ("repair-pointer", "c")
+    assert ask(of, world(of, pointers={})).step is None
+
+
     assert step.reason == "the pointer names no key instead"
 
 
@@ -1256,6 +1265,7 @@ TWISTS: dict[str, dict[str, Any]] = {
     "gone": {"gone": {"jwks": NOW, "view": NOW}},
     "promoting": {"promoting_at": NOW - HOUR},
     "forced": {"forced": True},
+        "supersede",
     "founding": {"founding": True},
     "fenced": {"fence_due": True},
     "seen nowhere": {"published": {}, "ready": {}, "published_at": None},

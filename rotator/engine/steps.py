@@ -78,6 +78,7 @@ class Steps:
             planning.Activate: self._activate,
             planning.RepairPointer: self._repair_pointer,
             planning.ClearPointer: self._clear_pointer,
+            planning.Supersede: self._supersede,
             planning.Fence: self._fence,
             planning.EndSuccession: self._end_succession,
             planning.Lapse: self._lapse,
@@ -277,6 +278,7 @@ class Steps:
         if strayed is not None or pointer.id is None:
             # A forced key waits for nobody: the person who revoked its predecessor was told what that costs.
             self._prove(key, [] if key.forced else self._as_published(key, world))
+            self._note_astray(strayed, world)
             world.pointers[key.alg] = self._keys.move_pointer(pointer, self._ref(key))
         ring = facts.activated(world.ring, self.keyset.policy, key.id, strayed, self.now(world.ring))
         self.commit(world, ring, step)
@@ -312,14 +314,24 @@ class Steps:
         pointer = world.pointers[key.alg]
         # A ledger restored from yesterday may call a key current that cannot sign any more: never lead issuers there.
         self._prove(key, [])
+        self._note_astray(pointer.id, world)
         world.pointers[key.alg] = self._keys.move_pointer(pointer, self._ref(key))
         self._record_strayed(step, pointer.id, world)
 
     def _clear_pointer(self, step: Step, world: World) -> None:
         alg = step.alg or ""
         pointer = world.pointers[alg]
+        self._note_astray(pointer.id, world)
         world.pointers[alg] = self._keys.clear_pointer(self.keyset.name, algorithm(alg), pointer)
         self._record_strayed(step, pointer.id, world)
+
+    def _note_astray(self, key_id: str | None, world: World) -> None:
+        ring = facts.astray(world.ring, key_id)
+        if ring != world.ring:
+            self.commit(world, ring)
+
+    def _supersede(self, step: Step, world: World) -> None:
+        self._record_strayed(step, step.key, world)
 
     def _record_strayed(self, step: Step, strayed: str | None, world: World) -> None:
         if strayed and world.ring.key(strayed):
@@ -346,6 +358,7 @@ class Steps:
         alg = step.alg or ""
         pointer = world.pointers[alg]
         if pointer.id is not None or world.ring.promoting(alg):
+            self._note_astray(pointer.id, world)
             world.pointers[alg] = self._keys.clear_pointer(self.keyset.name, algorithm(alg), pointer)
         ring = facts.ended(world.ring, self.keyset.policy, alg, pointer.id, self.now(world.ring))
         self.commit(world, ring, step)

@@ -168,15 +168,32 @@ def activated(ring: Keyring, policy: Policy, key_id: str, strayed: str | None, n
     alg = next(key.alg for key in ring.keys if key.id == key_id)
     before = {key.id for key in ring.of(alg) if key.activated_at and not key.superseded_at}
     ring = superseded(ring, policy, before | ({strayed} if strayed else set()), now)
-    ring = ring.with_keys((key_id,), lambda key: replace(_promised(key, policy), activated_at=now, superseded_at=None))
+    ring = ring.with_keys(
+        (key_id,),
+        lambda key: replace(_promised(key, policy), activated_at=now, superseded_at=None, astray=False),
+    )
     return ring.with_succession(alg, rotate_requested_at=None, forced_at=None)
+
+
+def astray(ring: Keyring, key_id: str | None) -> Keyring:
+    """The pointer names this key, though it is not its turn, and is about to be led away from it.
+
+    A worker that is killed in between leaves a pointer that is right: without this fact nobody would know until when
+    issuers were led to the key. Nothing changes where the ledger tells as much already, or where nothing is kept.
+    """
+    key = ring.key(key_id) if key_id else None
+    if key is None or key.withdrawn_at or key.revoked_at or key.stage is Stage.CURRENT:
+        return ring
+    return ring.with_key(key.id, astray=True)
 
 
 def superseded(ring: Keyring, policy: Policy, key_ids: Iterable[str], now: datetime) -> Keyring:
     """The pointer does not name these keys any more; it may have done so until ``now``."""
     return ring.with_keys(
         key_ids,
-        lambda key: key if key.withdrawn_at else replace(_promised(key, policy), superseded_at=now),
+        lambda key: replace(
+            key if key.withdrawn_at else replace(_promised(key, policy), superseded_at=now), astray=False
+        ),
     )
 
 

@@ -85,6 +85,8 @@ class Key:
     activated_at: datetime | None = None
     superseded_at: datetime | None = None
     """The last moment the pointer may have named it."""
+    astray: bool = False
+    """The pointer was found on it out of turn: until it is recorded when that ended, it may be signing."""
     disabled_at: datetime | None = None
     withdrawn_at: datetime | None = None
     destroyed_at: datetime | None = None
@@ -386,6 +388,7 @@ _KEY = record(
     forced=flag,
     activated_at=time_of,
     superseded_at=time_of,
+    astray=flag,
     disabled_at=time_of,
     withdrawn_at=time_of,
     destroyed_at=time_of,

@@ -156,6 +156,10 @@ class RepairPointer(Step):
     """Move the pointer back to the current key; the key it strayed to counts as having signed until now."""
 
 
+class Supersede(Step):
+    """Record that the pointer was led away from a key that it had strayed to."""
+
+
 class ClearPointer(Step):
     """Make the pointer name no key: no key may sign."""
 
@@ -402,6 +406,13 @@ def _pointer(v: View) -> Iterator[Finding]:
             continue
         elif promoting is None or not promoting.published_at or v.failed("activate", promoting.id):
             yield ClearPointer(alg=alg, reason=f"{_naming(v, pointed)} must not sign, and no other key may yet")
+
+
+def _astray(v: View) -> Iterator[Finding]:
+    for key in v.ring.keys:
+        if key.astray and v.observed.pointers.get(key.alg, key.id) != key.id:
+            reason = "the pointer was on it, and whoever led it away did not come to say so"
+            yield Supersede(alg=key.alg, key=key.id, kid=key.kid, reason=reason)
 
 
 def _revoked(v: View, key_id: str | None) -> bool:
@@ -764,6 +775,7 @@ RULES: tuple[Rule, ...] = (
     _ledger_explains_the_world,
     _fence,
     _pointer,
+    _astray,
     _end_succession,
     _restored,
     _cancel_promotion,
