@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import pytest
 
 from rotator.errors import AccessDenied, ConfigurationError, Conflict, Refused, RotatorError, StoreError
 from rotator.keys import facts, jwks
-from rotator.keys.keyring import Keyring, Stage
+from rotator.keys.keyring import Key, Keyring, Stage
 from rotator.keys.plan import gate
 from rotator.keys.policy import KeySet, PublicDocument
 from rotator.keys.publication import Seen, project
@@ -353,6 +354,173 @@ def test_a_revoke_by_a_machine_whose_clock_is_off_leaves_no_fact_from_another_ti
     world.tick("right")
 
 
+def told(world: World, worker: str, elapsed: Callable[[], timedelta]) -> Engine:
+    """An engine that is told by ``elapsed`` how much time went by."""
+    engine = world.engine(worker)
+    engine._observer._elapsed = elapsed
+    return engine
+
+
+def set_back_while_the_pointer_moves(elapsed: Callable[[World], timedelta]) -> tuple[World, str]:
+    """A worker stalls for an hour while it promotes, and its clock is set back by two; the key that signed until then.
+
+    Its clock is right again when the others look.
+    """
+    world = founded(policy=FAST)
+    superseded = world.kid(Stage.CURRENT)
+    world.advance(5 * DAY)
+    engine = told(world, "a", lambda: elapsed(world))
+    store = engine._steps._keys
+    honest = store.move_pointer
+
+    def stalls(*given: Any) -> Any:
+        world.advance(timedelta(hours=1))
+        moved = honest(*given)
+        world.skew["a"] = -timedelta(hours=2)
+        return moved
+
+    store.move_pointer = stalls  # type: ignore[method-assign, assignment]
+    with suppress(Refused):
+        engine.tick()
+    return world, superseded
+
+
+def test_a_clock_set_back_while_the_pointer_moves_dates_nothing_before_it_happened() -> None:
+    world, superseded = set_back_while_the_pointer_moves(lambda world: world.now - world.ring.created_at)
+    since = world.ring.by_kid(superseded).superseded_at  # type: ignore[union-attr]
+    assert since
+    assert world.now - timedelta(seconds=1) < since <= world.now
+    with pytest.raises(Refused, match="Set this machine's clock"):
+        world.tick("a")
+    for left, public in ((timedelta(seconds=1), True), (timedelta(0), False)):
+        world.now = since + FAST.retention - left
+        world.tick("right")
+        assert (superseded in world.public_kids()) is public
+
+
+@pytest.mark.parametrize(
+    ("back", "by"),
+    [
+        (timedelta(0), timedelta(0)),
+        (timedelta(seconds=1), timedelta(seconds=1)),
+        (timedelta(seconds=1, microseconds=1), timedelta(0)),
+        (timedelta(hours=1), timedelta(0)),
+        (timedelta(hours=-1), timedelta(hours=-1)),
+    ],
+    ids=["right", "a second apart", "more than that", "set back", "set ahead"],
+)
+def test_two_clocks_that_run_apart_by_a_second_mean_nothing(back: timedelta, by: timedelta) -> None:
+    world = founded()
+    observer = told(world, "a", lambda: world.now - world.ring.created_at)._observer
+    observer.observe()
+    looked = world.now
+    world.advance(timedelta(minutes=1))
+    world.skew["a"] = -back
+    assert observer.now() == world.now - by
+    # However short ago it looked: nothing is dated before that.
+    world.now = looked
+    assert observer.now() == max(world.now - by, looked)
+
+
+def test_before_anything_was_looked_at_the_clock_is_taken_at_its_word() -> None:
+    world = founded()
+    observer = told(world, "a", lambda: 9000 * DAY)._observer
+    assert observer.now() == world.now
+    world.skew["a"] = -DAY
+    assert observer.now() == world.now - DAY
+
+
+@pytest.mark.parametrize(("took", "off"), [(120, None), (121, 120), (3600, 3599)])
+def test_an_answer_so_slow_that_the_clock_may_have_been_set_is_a_fault_of_the_clock(took: int, off: int | None) -> None:
+    world = founded()
+    observer, faults, sent = world.engine()._observer, list[str](), world.now
+    # FAST as POLICY has a clock_skew of a minute, and any answer may take another one.
+    world.advance(timedelta(seconds=took))
+    observer.compare_clocks(sent, sent, faults)
+    assert len(faults) == (0 if off is None else 1)
+    assert all("ahead of the store's" in fault for fault in faults)
+    # The store's date has whole seconds.
+    assert world.now - observer.now() == timedelta(seconds=off or 0)
+    observer.compare_clocks(world.now, world.now, faults)
+    assert observer.now() == world.now, "the next answer was quick: the clock is right"
+
+
+@pytest.mark.parametrize(("call", "about"), [("read_pointer", "acme"), ("read", PATH), ("read", "acme/ledger.json")])
+def test_nothing_depends_on_a_clock_that_is_set_ahead_while_a_store_answers(call: str, about: str) -> None:
+    world = founded(policy=FAST)
+    world.store_date = lambda: world.now.replace(microsecond=0)
+    current, standby = world.kid(Stage.CURRENT), world.kid(Stage.NEXT)
+    engine = world.engine("a")
+    ports: Any = engine._steps._keys
+    honest = getattr(ports, call)
+
+    def answer(asked: str, *given: Any) -> Any:
+        answered = honest(asked, *given)
+        if asked == about:
+            world.skew["a"] = 5 * DAY
+        return answered
+
+    setattr(ports, call, answer)
+    # Nothing is due, and by that clock a rotation would be; then it is, but this machine cannot know.
+    for passed in (timedelta(hours=2), 5 * DAY):
+        world.skew.clear()
+        world.advance(passed)
+        outcome = engine.tick()
+        assert "ahead of the store's" in (outcome.clock_fault or "")
+        assert outcome.steps == ()
+        assert world.kid(Stage.CURRENT) == current
+    assert [(wait.at, wait.reason) for wait in outcome.plan.waits] == [(None, outcome.clock_fault)]
+    # A person's request is done all the same, and dated by the store.
+    world.skew.clear()
+    engine.revoke(current, "leaked")
+    revoked = world.ring.by_kid(current)
+    assert revoked
+    assert revoked.revoked_at
+    assert abs(revoked.revoked_at - world.now) < timedelta(seconds=2)
+    world.skew.clear()
+    world.tick("a")
+    assert world.kid(Stage.CURRENT) == standby
+
+
+# -- somebody who stalls between two looks -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("stall", "again"), [(59, 0), (61, 1)])
+def test_a_look_is_as_old_as_its_beginning(stall: int, again: int) -> None:
+    world = founded(policy=FAST)
+    world.advance(5 * DAY)
+    before, due = len(world.effects), world.kid(Stage.NEXT)
+    stalls_before_the_ledger(world, timedelta(seconds=stall)).tick()
+    assert world.kid(Stage.CURRENT) == due
+    promoted = world.effects.index("move pointer", before)
+    assert world.effects[before:promoted].count(f"read {PATH}") == 1 + again
+
+
+def test_a_worker_that_stalls_after_it_read_the_document_reads_it_again_before_it_promotes() -> None:
+    world = founded(policy=FAST)
+    world.advance(5 * DAY)
+    current = world.kid(Stage.CURRENT)
+    only = [jwk for jwk in jwks.parse(world.documents[PATH][0]).keys if jwk["kid"] == current]  # type: ignore[union-attr]
+    stalls_before_the_ledger(world, timedelta(minutes=2), lambda: world.restore(jwks.serialize(only, 0))).tick()
+    assert world.kid(Stage.CURRENT) == current
+    assert "unpublish" in world.steps()
+
+
+def stalls_before_the_ledger(world: World, stall: timedelta, meanwhile: Callable[[], None] = lambda: None) -> Engine:
+    """An engine that read pointer and document, and then stalls once before it reads the ledger."""
+    engine = told(world, "a", lambda: world.now - world.ring.created_at)
+    honest = engine._ledger.read
+
+    def late() -> Any:
+        engine._ledger.read = honest  # type: ignore[method-assign]
+        world.advance(stall)
+        meanwhile()
+        return honest()
+
+    engine._ledger.read = late  # type: ignore[method-assign]
+    return engine
+
+
 # -- somebody who saw a key, stalled, and writes it down when it is not true any more ----------------------------
 
 
@@ -626,6 +794,130 @@ def test_copies_served_with_an_old_header_pass_every_cache_that_a_new_policy_kno
     key = world.ring.by_kid(world.kid(Stage.NEXT))
     assert key
     assert key.ready["jwks"] - key.published["jwks"] >= 2 * long.cache_max_age
+
+
+def test_a_verifier_cache_that_grows_is_filled_with_the_last_copies_that_lack_the_key() -> None:
+    long = replace(FAST, cache_max_age=timedelta(hours=40), cache_stale=timedelta(0), verifier_cache=timedelta(hours=1))
+    world = founded(policy=long)
+    current = world.kid(Stage.CURRENT)
+    world.engine().revoke(world.kid(Stage.NEXT), "drill")
+    # The new standby key enters a document whose copies were served with the long header until now.
+    short = replace(long, cache_max_age=timedelta(minutes=1), lifetime=timedelta(hours=30))
+    world.configure(short)
+    world.tick()
+    standby = world.ring.by_kid(world.kid(Stage.NEXT))
+    assert standby
+    world.advance(DAY)
+    world.configure(replace(short, verifier_cache=DAY))
+    # Until 40 hours after it was seen a cache may hand out a copy without it, and a verifier keeps that for a day.
+    opens = standby.published["jwks"] + timedelta(hours=40) + DAY + 2 * long.clock_skew
+    for at, signs in ((standby.ready["jwks"], current), (opens - timedelta(seconds=1), current), (opens, standby.kid)):
+        world.now = at
+        world.tick()
+        assert world.kid(Stage.CURRENT) == signs
+
+
+# -- a CDN that puts its own headers in the place of ours --------------------------------------------------------
+
+OVERRIDDEN = "max-age=259200, must-revalidate"
+
+
+def overridden_while_a_key_enters(world: World) -> Key:
+    """A standby key is made while the CDN serves its own header; seen as soon as the CDN is mended."""
+    world.edge_headers = OVERRIDDEN
+    world.engine().revoke(world.kid(Stage.NEXT), "drill")
+    outcome = world.tick()
+    assert any("lets caches keep it 3d" in wait.reason for wait in outcome.plan.waits)
+    world.advance(timedelta(hours=1))
+    world.tick()
+    kid = world.kid(Stage.PENDING)
+    world.edge_headers = None
+    world.tick()
+    standby = world.ring.by_kid(kid)
+    assert standby
+    assert world.now - standby.published["jwks"] < timedelta(seconds=1)
+    return standby
+
+
+def test_after_a_cdn_is_mended_the_next_key_waits_for_what_went_out_before() -> None:
+    world = World(policy=replace(FAST, lifetime=timedelta(hours=30)), urls=(URL,))
+    world.init()
+    world.tick()
+    for _ in range(2):
+        # Once is no protection from the next time, with the very same header.
+        recorded, current = world.steps().count("serve"), world.kid(Stage.CURRENT)
+        standby = overridden_while_a_key_enters(world)
+        assert world.steps().count("serve") == recorded + 1, "however many ticks meet it"
+        opens = standby.published["jwks"] + 3 * DAY + world.policy.verifier_cache + 2 * world.policy.clock_skew
+        for at, signs in ((opens - timedelta(seconds=1), current), (opens, standby.kid)):
+            world.now = at
+            world.tick()
+            assert world.kid(Stage.CURRENT) == signs
+
+
+def test_a_cdn_that_overrides_again_while_the_copies_of_the_last_time_are_about_is_waited_for_from_now() -> None:
+    world = World(policy=replace(FAST, lifetime=timedelta(hours=30)), urls=(URL,))
+    world.init()
+    world.tick()
+    current = world.kid(Stage.CURRENT)
+    first = overridden_while_a_key_enters(world)
+    world.advance(2 * DAY)
+    # The copies of the first time are about for a day yet, those of the second for three.
+    second = overridden_while_a_key_enters(world)
+    assert second.lacking["jwks"] - second.published["jwks"] == 3 * DAY
+    assert first.lacking["jwks"] < second.lacking["jwks"] - 2 * DAY
+    opens = second.lacking["jwks"] + world.policy.verifier_cache + 2 * world.policy.clock_skew
+    for at, signs in ((opens - timedelta(seconds=1), current), (opens, second.kid)):
+        world.now = at
+        world.tick()
+        assert world.kid(Stage.CURRENT) == signs
+
+
+def test_of_two_urls_that_override_the_longer_header_is_waited_for_whichever_is_asked_first() -> None:
+    shorter = "max-age=172800, must-revalidate"
+    for first, second in ((shorter, OVERRIDDEN), (OVERRIDDEN, shorter)):
+        headers = {"https://a.example/jwks.json": first, "https://b.example/jwks.json": second}
+        world = World(policy=FAST, urls=tuple(headers))
+        world.init()
+        world.tick()
+        world.engine().revoke(world.kid(Stage.NEXT), "drill")
+        engine = world.engine()
+        honest = engine._observer._web.fetch
+
+        def overridden(url: str, honest: Any = honest, headers: dict[str, str] = headers) -> Any:
+            return replace(honest(url), cache_control=headers[url])
+
+        engine._observer._web.fetch = overridden  # type: ignore[method-assign]
+        engine.tick()
+        kid = world.kid(Stage.PENDING)
+        # Both are mended at once.
+        world.tick()
+        standby = world.ring.by_kid(kid)
+        assert standby
+        assert standby.lacking["jwks"] - standby.published["jwks"] == 3 * DAY
+
+
+def test_a_header_that_a_cdn_sent_is_not_forgotten_over_a_lost_race() -> None:
+    world = founded(policy=FAST, urls=(URL,))
+    world.edge_headers = OVERRIDDEN
+    world.engine().revoke(world.kid(Stage.NEXT), "drill")
+    engine = world.engine()
+    honest, races = engine._ledger.replace, list[str]()
+
+    def overtaken(ring: Keyring, *rest: Any) -> Any:
+        if not races and any(served.cache_control == OVERRIDDEN for served in ring.documents["jwks"].served):
+            races.append("lost")
+            # Another worker writes the ledger first, and whoever looks next finds the CDN mended.
+            other = world.engine("b")._ledger
+            known, version, _ = other.read()
+            other.replace(known, known.revision, version)
+            world.edge_headers = None
+        return honest(ring, *rest)
+
+    engine._ledger.replace = overtaken  # type: ignore[method-assign, assignment]
+    engine.tick()
+    assert races
+    assert OVERRIDDEN in [served.cache_control for served in world.ring.documents["jwks"].served]
 
 
 def test_a_cap_of_creations_that_shrinks_says_when_the_next_one_may_be() -> None:

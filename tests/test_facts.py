@@ -226,6 +226,23 @@ def test_a_copy_is_waited_for_in_every_tier_of_caches_there_is_today() -> None:
     assert the_key(of, "n").ready == {"jwks": NOW + 19 * DAY + 2 * MINUTE}
 
 
+@pytest.mark.parametrize(
+    ("served", "lacking_for"),
+    [([], POLICY.staleness), ([Served(LONG, 9 * DAY)], 9 * DAY), ([Served(LONG, 9 * DAY, NOW + 4 * DAY)], 4 * DAY)],
+    ids=["ours alone", "a longer header until now", "a longer header until before"],
+)
+def test_a_verifier_cache_that_grows_is_waited_for_from_the_end_of_the_last_copy_that_lacks_the_key(
+    served: list[Served], lacking_for: timedelta
+) -> None:
+    own = MADE.documents["jwks"].served
+    of = seen_at(MADE.with_document("jwks", replace(MADE.documents["jwks"], served=(*own, *served))))
+    found = the_key(of, "n")
+    assert found.lacking == {"jwks": NOW + lacking_for}
+    for cache in (HOUR, DAY, 5 * DAY):
+        promised = NOW + lacking_for + max(cache, POLICY.verifier_cache) + 2 * MINUTE
+        assert gate(with_policy(verifier_cache=cache), found) == promised
+
+
 def test_no_gate_opens_before_that_of_the_policy() -> None:
     for served in ((), (Served(SHORT, MINUTE, NOW + MINUTE),)):
         of = seen_at(MADE.with_document("jwks", DocumentFacts("ours", "", served)))
@@ -238,7 +255,7 @@ def test_a_key_found_missing_loses_what_was_promised_of_that_document() -> None:
     lost = the_key(after, "n")
     assert (lost.stage, lost.published_at, lost.founding) == (Stage.PENDING, None, False)
     assert lost.published == {"view": NOW}
-    assert lost.ready.keys() == {"view"}
+    assert lost.ready.keys() == lost.lacking.keys() == {"view"}
     assert changed(of, after) == {"n"}
 
 

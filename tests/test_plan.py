@@ -262,6 +262,14 @@ GATES = [
         id="promote: a policy longer than the promise is obeyed",
     ),
     pytest.param(
+        ring(key("c", "current", NOW - 40 * DAY), key("n", "next", NOW, lacking={"jwks": NOW + 3 * DAY})),
+        KEYSET,
+        NOW + 4 * DAY + 2 * MINUTE,
+        ("promote", "n"),
+        "caches may lack it until then; the current key signs for 30d",
+        id="promote: no verifier keeps a set that was fetched from the last copy without the key",
+    ),
+    pytest.param(
         ring(key("c", "current", NOW - 40 * DAY), key("n", "next", NOW + HOUR, **IN_BOTH), keyset=VIEWED),
         VIEWED,
         NOW + HOUR + POLICY.prepublish,
@@ -671,6 +679,26 @@ def test_headers_of_somebody_else_are_remembered_once_and_then_replaced() -> Non
     assert "served with Cache-Control 'no-cache', the policy says 'public, max-age=300" in step.reason
     closed = replace(facts, served=(*facts.served, Served("no-cache", timedelta(0), NOW)))
     assert the_step(ask(QUIET.with_document("jwks", closed), there), planning.Serve).foreign is True
+
+
+@pytest.mark.parametrize("header", ["max-age=864000", None])
+def test_headers_that_a_cdn_puts_in_the_place_of_ours_are_remembered(header: str | None) -> None:
+    step = the_step(ask(QUIET, world(QUIET, overridden={"jwks": header})), planning.Serve)
+    assert (step.document, step.cache_control, step.foreign) == ("jwks", header, True)
+    assert step.reason == f"the CDN serves acme/jwks.json with Cache-Control {header!r}"
+
+
+def test_headers_of_a_cdn_are_remembered_until_they_ended_and_then_anew() -> None:
+    there, facts = world(QUIET, overridden={"jwks": "max-age=864000"}), QUIET.documents["jwks"]
+    for ended, step in ((None, None), (NOW + 20 * DAY, ("serve", "jwks"))):
+        known = replace(facts, served=(*facts.served, Served("max-age=864000", 20 * DAY, ended)))
+        assert step_of(ask(QUIET.with_document("jwks", known), there)) == step
+
+
+def test_what_somebody_wrote_to_the_origin_is_remembered_before_what_a_cdn_makes_of_it() -> None:
+    there = {"jwks": seen(project(QUIET, JWKS, Seen()), "no-cache")}
+    asked = ask(QUIET, world(QUIET, documents=there, overridden={"jwks": "max-age=864000"}))
+    assert the_step(asked, planning.Serve).cache_control == "no-cache"
 
 
 # -- founding ----------------------------------------------------------------------------------------------------

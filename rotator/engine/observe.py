@@ -53,7 +53,7 @@ class World:
     """Keys created in this tick, by intent id, until the ledger knows them."""
     unseen: dict[str, str] = field(default_factory=dict)
     overridden: dict[str, str | None] = field(default_factory=dict)
-    """Documents that a public URL served with a header that allows more than the policy's, and that header."""
+    """Documents that public URLs served with headers that allow more than the policy's, and the longest of these."""
     failed: set[tuple[str, str]] = field(default_factory=set)
     entering: set[tuple[str, str]] = field(default_factory=set)
     """(document, key) of keys made since that document was read: nobody can have seen them there."""
@@ -205,23 +205,28 @@ class Observer:
                 self.read_again(document, world)
             seen = world.seen[document.name]
             return ([seen] if seen.jwks or document.discovery else []), None
-        found = []
-        for url in document.urls:
-            try:
-                fetched = self._web.fetch(url)
-            except StoreError as exc:
-                return [], str(exc)
-            if fetched is None:
-                return [], f"{url} answers 404"
-            fault = self._freshness_fault(url, fetched)
-            if fault:
-                world.overridden[document.name] = fetched.cache_control
-                return [], fault
-            keys = jwks.parse(fetched.body)
-            if keys is None and not document.discovery:
-                return [], f"{url} does not serve a JWKS"
-            found.append(Seen(exists=True, jwks=keys, cache_control=fetched.cache_control, body=fetched.body))
-        return found, None
+        # Also those after one that is wrong: what each of them allows caches has to be waited for.
+        looks = [self._look_at(url, document, world) for url in document.urls]
+        faults = [look for look in looks if isinstance(look, str)]
+        return ([], faults[0]) if faults else ([look for look in looks if isinstance(look, Seen)], None)
+
+    def _look_at(self, url: str, document: PublicDocument, world: World) -> Seen | str:
+        """What verifiers get from ``url``, or what is wrong with it."""
+        try:
+            fetched = self._web.fetch(url)
+        except StoreError as exc:
+            return str(exc)
+        if fetched is None:
+            return f"{url} answers 404"
+        fault = self._freshness_fault(url, fetched)
+        if fault:
+            known, sent = world.overridden.get(document.name, "no-store"), fetched.cache_control
+            world.overridden[document.name] = max(known, sent, key=staleness_of)
+            return fault
+        keys = jwks.parse(fetched.body)
+        if keys is None and not document.discovery:
+            return f"{url} does not serve a JWKS"
+        return Seen(exists=True, jwks=keys, cache_control=fetched.cache_control, body=fetched.body)
 
     def _freshness_fault(self, url: str, fetched: Fetched) -> str | None:
         policy = self.keyset.policy
