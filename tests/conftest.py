@@ -4,6 +4,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import emulators
 from tests.leaks import pytest_configure as pytest_configure  # noqa: PLC0414 - hooks of pytest, found by name here
@@ -11,6 +12,13 @@ from tests.leaks import pytest_runtest_makereport as pytest_runtest_makereport  
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# A plain run tries the same few examples every time: what it covers is no matter of luck. The slow part of .ci/run
+# looks at many new ones (--hypothesis-profile=thorough) and prints how to see a failure again.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("plain", PATIENT, max_examples=40, derandomize=True)
+settings.register_profile("thorough", PATIENT, max_examples=500, database=None, print_blob=True)
+settings.load_profile("plain")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rotator.keys import discovery
@@ -97,7 +97,6 @@ def test_a_document_of_another_issuer_or_with_another_list_lists_nothing(members
     assert listed(said(**members), OIDC) == frozenset()
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.dictionaries(st.sampled_from(sorted(discovery.OURS)), st.none() | st.lists(st.integers()) | st.text()))
 def test_any_members_are_read_without_harm(members: dict[str, Any]) -> None:
     body = json.dumps(members).encode()

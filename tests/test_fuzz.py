@@ -196,7 +196,6 @@ def test_a_ledger_with_a_wrong_value_anywhere_is_refused_or_a_ledger(there: Worl
 
 
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
-@settings(deadline=None, max_examples=60)
 @example(b'{"format":1,"keyset":"acme"}')
 def test_any_bytes_in_the_place_of_the_ledger_are_refused(body: bytes) -> None:
     refused(WORLD, body)
@@ -267,7 +266,6 @@ def whole_of(world: World) -> bytes:
 
 
 @given(body=st.binary(max_size=200) | st.builds(lambda keys: json.dumps({"keys": keys}).encode(), JSON))
-@settings(deadline=None, max_examples=60)
 def test_any_bytes_in_the_place_of_the_public_document_are_put_right(body: bytes) -> None:
     put_right(WORLD_IN_USE, body)
 
@@ -300,7 +298,7 @@ HEADER = st.none() | st.text(max_size=60) | st.from_regex(r"(max-age|s-maxage|st
 
 
 @given(header=HEADER, age=st.integers(-(2**40), 2**40))
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 def test_whatever_headers_the_public_url_sends_the_gate_is_kept(
     header: str | None, age: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,7 +319,6 @@ WORLD_BEHIND_A_URL = founded(urls=(URL,))
 
 
 @given(st.binary(max_size=120), st.sampled_from(["RS256", "ES256", "ES512", "EdDSA"]))
-@settings(deadline=None)
 def test_what_is_no_public_key_is_told_in_a_sentence(spki: bytes, alg: str) -> None:
     with pytest.raises(ConfigurationError, match=r"public key|does not fit"):
         jwks.public_jwk(spki, algorithm(alg))

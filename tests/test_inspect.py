@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rotator.errors import ConfigurationError
@@ -423,7 +423,6 @@ NAMES = ["kty", "kid", "n", "e", "x", "y", "crv", "alg", "use", "key_ops", "x5c"
 SEEDS = [good(), rsa_jwk(), ED25519, {"kty": "oct", "k": "AA"}, {"kty": "AKP", "alg": "ML-DSA-44", "pub": "AA"}]
 
 
-@settings(deadline=None, max_examples=150)
 @given(
     st.lists(st.builds(dict.__or__, st.sampled_from(SEEDS), st.dictionaries(st.sampled_from(NAMES), odd)), max_size=3)
 )
@@ -434,7 +433,6 @@ def test_no_member_of_any_type_stops_the_reader(keys: list[Jwk]) -> None:
     assert all(finding.says for finding in report.everything())
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.binary(max_size=200))
 def test_no_bytes_stop_the_reader(body: bytes) -> None:
     assert seen(body).form
@@ -544,7 +542,6 @@ def test_certificates_out_of_their_time(at: timedelta, code: str) -> None:
     assert codes(inspect(contents, NOW + at)) == {code}
 
 
-@settings(deadline=None, max_examples=150)
 @given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=3))
 def test_no_damage_to_a_certificate_stops_the_reader(damage: list[tuple[int, int]]) -> None:
     der = bytearray(CERTIFICATE.public_bytes(Encoding.DER))
@@ -757,7 +754,6 @@ def test_der_instead_of_r_and_s_is_told_as_that() -> None:
     assert "DER" in next(f.says for f in verified(der(token()), good()).everything() if f.code == "token-signature")
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.dictionaries(st.sampled_from(["alg", "kid", "crit", "jwk", "typ", "b64"]), odd), odd)
 def test_no_token_stops_the_reader(header: dict[str, Any], claims: Any) -> None:
     said = ".".join(b64u(json.dumps(part).encode()) for part in (header, {"exp": claims, "iat": claims, "iss": claims}))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, rsa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from joserfc import jwk as joserfc_jwk
 
@@ -216,7 +216,6 @@ def test_a_byte_order_mark_is_read_over() -> None:
     assert jwks.parse(b'\xef\xbb\xbf{"keys": [{"kid": "a"}]}') == jwks.PublicSet(({"kid": "a"},), None)
 
 
-@settings(deadline=None, max_examples=150)
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 def test_any_bytes_are_a_set_or_none(body: bytes) -> None:
     assert jwks.parse(body) is None

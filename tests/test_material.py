@@ -14,7 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, mldsa, rsa, x25519
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from joserfc import jwk as joserfc_jwk
 from joserfc import jws as joserfc_jws
@@ -69,7 +69,6 @@ def check(jwk: dict[str, Any], alg: str, signed: bytes, message: bytes = MESSAGE
 # -- base64url ---------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.binary(max_size=80))
 def test_base64url_goes_there_and_back_without_padding(data: bytes) -> None:
     text = b64u(data)

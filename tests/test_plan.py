@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rotator.errors import Refused
@@ -1384,7 +1384,6 @@ def pointer_is_right(of: Keyring, pointers: Mapping[str, str | None], alg: str) 
     return alg in pointers and pointers[alg] == signing
 
 
-@settings(deadline=None, max_examples=300)
 @given(worlds())
 def test_in_any_world_the_plan_is_safe_pure_and_gives_its_reason(
     given_world: tuple[Keyring, KeySet, Observed, Traits],

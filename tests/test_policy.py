@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rotator.errors import ConfigurationError
@@ -255,7 +255,6 @@ def test_all_faults_are_told_at_once() -> None:
     ]
 
 
-@settings(deadline=None, max_examples=150)
 @given(
     st.builds(
         Policy,
@@ -311,7 +310,6 @@ def test_the_header_says_both_stale_allowances_always(max_age: int, stale: int, 
     assert policy.cache_control == header
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.integers(1, 31_000_000), st.integers(0, 31_000_000), st.integers(1, 5))
 def test_the_gate_counts_on_exactly_what_the_header_allows(max_age: int, stale: int, tiers: int) -> None:
     policy = changed(cache_max_age=max_age * SECOND, cache_stale=stale * SECOND, cache_tiers=tiers)
@@ -376,7 +374,6 @@ HEADERS = st.text() | st.lists(
 ).map(",".join)
 
 
-@settings(deadline=None, max_examples=200)
 @given(HEADERS)
 def test_no_header_is_an_accident(header: str) -> None:
     staleness, max_age = staleness_of(header), max_age_of(header)
@@ -407,7 +404,6 @@ def test_durations_are_written_as_people_write_them(duration: timedelta, written
     assert text(duration) == written
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.integers(0, 10_000 * 86_400_000))
 def test_what_is_written_is_read_back(milliseconds: int) -> None:
     duration = timedelta(milliseconds=milliseconds)
@@ -488,7 +484,6 @@ def test_what_no_calendar_holds_is_too_long(written: str) -> None:
     assert len(str(caught.value)) < 100
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.text() | st.text("0123456789.wdhmsPT ", max_size=12))
 def test_any_text_is_a_duration_or_refused_briefly(written: str) -> None:
     try:

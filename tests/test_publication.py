@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rotator.errors import Refused
@@ -209,7 +209,6 @@ def test_a_view_without_keys_is_not_begun_and_an_empty_one_is_left() -> None:
 MADE = st.sampled_from([*RIGHT, THEIRS, jwk_of("old"), jwk_of("n") | {"x": "BB"}, {"kty": "oct", "k": "AA"}])
 
 
-@settings(deadline=None, max_examples=100)
 @given(st.lists(MADE, max_size=6))
 def test_what_is_written_once_needs_no_second_write(keys: list[Jwk]) -> None:
     of = replace(QUIET, retired=(Retired("1", "old", "EdDSA", NOW),))

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rotator.engine.recovery import MOST_VERSIONS, Proposal, Recovery, Wanted
@@ -925,7 +925,6 @@ ODD_KEYS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=100)
 @given(ODD_KEYS, st.integers(), st.sampled_from([None, "id-a", "id-x"]))
 def test_whatever_stands_in_public_a_rebuilt_ledger_is_sound_and_lets_no_key_go(
     keys: list[jwks.Jwk], revision: int, pointer: str | None
