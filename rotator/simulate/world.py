@@ -413,7 +413,9 @@ class World:
         most = max(self.keyset.policy.max_keys, len(before.keys) if before else 0)
         if len(parsed.keys) != len(kids) or len(kids) > most:
             raise Violation(f"{len(parsed.keys)} keys with {len(kids)} kids in the document, at most {most} may be")
-        if back := (kids & (self.withdrawn | self.revoked.keys())) - there:
+        # A worker that stalls may still show a key that was revoked meanwhile, until a tick has met the revoke.
+        revoked = {kid for kid, at in self.revoked.items() if at < self.ticked}
+        if back := (kids & (self.withdrawn | revoked)) - there:
             raise Violation(f"{', '.join(sorted(back))} had left, and comes back")
         for kid in (before.kids() if before else set()) & kids & self.lives.keys():
             was = before.key(kid) if before else None
