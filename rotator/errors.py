@@ -30,6 +30,10 @@ class Damaged(Refused):
     """What stands in the place of the ledger is none, or half of one: ``rotator recover`` brings one back."""
 
 
+class Outdated(Refused):
+    """The ledger is older than the world: somebody restored it, and ``rotator recover`` brings the newest back."""
+
+
 class NoCurrentKey(Refused):
     """The pointer names no key: none was promoted yet, or the algorithm was retired. Nothing was signed."""
 

@@ -218,20 +218,21 @@ class Observer:
             return str(exc)
         if fetched is None:
             return f"{url} answers 404"
-        fault = self._freshness_fault(url, fetched)
+        fault = self._freshness_fault(url, fetched, document, world)
         if fault:
-            known, sent = world.overridden.get(document.name, "no-store"), fetched.cache_control
-            world.overridden[document.name] = max(known, sent, key=staleness_of)
             return fault
         keys = jwks.parse(fetched.body)
         if keys is None and not document.discovery:
             return f"{url} does not serve a JWKS"
         return Seen(exists=True, jwks=keys, cache_control=fetched.cache_control, body=fetched.body)
 
-    def _freshness_fault(self, url: str, fetched: Fetched) -> str | None:
+    def _freshness_fault(self, url: str, fetched: Fetched, document: PublicDocument, world: World) -> str | None:
+        """What is wrong with the age of this copy, or with how long it may be kept: of that ``world`` takes a note."""
         policy = self.keyset.policy
         promised = staleness_of(fetched.cache_control)
         if promised > policy.cache_max_age + policy.cache_stale:
+            known, sent = world.overridden.get(document.name, "no-store"), fetched.cache_control
+            world.overridden[document.name] = max(known, sent, key=staleness_of)
             return (
                 f"{url} is served with Cache-Control {fetched.cache_control!r}, which lets caches keep it"
                 f" {text(promised)}; the policy counts on {text(policy.cache_max_age + policy.cache_stale)}."
@@ -267,8 +268,11 @@ class Observer:
             except StoreError as exc:
                 told.append(str(exc).rstrip("."))
                 continue
-            keys = jwks.parse(fetched.body) if fetched else None
-            if fetched and keys and kid in keys.kids():
+            if fetched is None:
+                continue
+            self._freshness_fault(url, fetched, document, world)
+            keys = jwks.parse(fetched.body)
+            if keys and kid in keys.kids():
                 left = staleness_of(fetched.cache_control, self.keyset.policy.cache_tiers) - fetched.age
                 until = self.now() + max(left, timedelta(0))
                 told.append(f"{url} still serves it, and may until {until:%Y-%m-%d %H:%M:%S}Z")

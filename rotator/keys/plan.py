@@ -16,7 +16,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
-from rotator.errors import Refused
+from rotator.errors import Outdated, Refused
 from rotator.keys.keyring import Key, Keyring, Stage
 from rotator.keys.policy import KeySet, Policy, PublicDocument, text
 from rotator.keys.publication import Seen, difference, foreign, holds, newer, stranger
@@ -291,7 +291,8 @@ def plan(ring: Keyring, keyset: KeySet, now: datetime, observed: Observed, trait
     """The next safe step for ``keyset`` at ``now``, or what is waited for.
 
     Raises:
-        Refused: the ledger is older than the world, or a public document stands where none may be.
+        Outdated: the ledger is older than the world.
+        Refused: a public document stands where none may be.
     """
     view = View(ring, keyset, now, observed, traits)
     waits: list[Wait] = []
@@ -344,14 +345,15 @@ def explain(ring: Keyring, keyset: KeySet, observed: Observed) -> None:
     """Pass only a ledger that can have made the world as it is observed.
 
     Raises:
-        Refused: the ledger is older than the world, or a public document stands where none may be.
+        Outdated: the ledger is older than the world.
+        Refused: a public document stands where none may be.
     """
     for alg, pointed in observed.pointers.items():
         key = ring.key(pointed) if pointed is not None else None
         unmade = key is not None and key.created_at is None
         # No pointer is moved to a key before the ledger knows its kid.
         if pointed is not None and (unmade or not ring.remembers(pointed)):
-            raise Refused(
+            raise Outdated(
                 f"Key set {keyset.name}: issuers follow a {alg} key (intent {pointed}) that the ledger"
                 f" {'has yet to make' if unmade else 'does not know'}: the ledger is older than the world. Nothing was"
                 " changed. Run 'rotator recover' (README, 'Lost ledger')."
@@ -360,7 +362,7 @@ def explain(ring: Keyring, keyset: KeySet, observed: Observed) -> None:
         seen = observed.documents.get(document.name, _NOTHING)
         # The document was read before the ledger: it cannot come from a revision that the ledger has yet to reach.
         if seen.jwks and newer(ring, seen):
-            raise Refused(
+            raise Outdated(
                 f"Key set {keyset.name}: {document.path} was made from ledger revision {seen.jwks.revision}, but the"
                 f" ledger is at {ring.revision}: the ledger is older than the world. Nothing was changed. Run 'rotator"
                 " recover' (README, 'Lost ledger')."

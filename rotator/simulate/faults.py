@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from rotator.keys.policy import PublicDocument
+    from rotator.simulate.world import Copy
 
 #: Fault → what it does. In the order in which a summary lists them.
 FAULTS = {
@@ -140,6 +141,8 @@ class FaultyWorld(World):
         self.skews: dict[str, timedelta] = {}
         self.away: dict[str, datetime] = {}
         self.stalling: dict[str, Stalling] = {}
+        self.meetings: dict[str, list[tuple[Copy, str]]] = {}
+        """Who met which header of the CDN, and did not come to write it down yet."""
         self.calm = False
         self.steps = 0
         self.past: list[tuple[str, bytes, Any]] = []
@@ -195,8 +198,15 @@ class FaultyWorld(World):
         got = self.rng.choice(self.public.edges).get(self, document, self.rng)
         if got is None:
             return None
-        self.met(got.copy)
+        if self.edge_headers:
+            self.meetings.setdefault(worker, []).append((got.copy, self.edge_headers))
         return Fetched(got.copy.body, self.edge_headers or got.copy.cache_control, got.age)
+
+    def ended(self, worker: str, *, well: bool) -> None:
+        """A tick of ``worker`` ended. What it met of the CDN is known from now on, or was lost with it."""
+        for copy, header in self.meetings.pop(worker, []):
+            if well:
+                self.met(copy, header)
 
     # -- effects -------------------------------------------------------------------------------------------------
 

@@ -334,7 +334,7 @@ _TABLE = (
     Gate(
         "pointer-before-ledger",
         "a promotion that ended between two reads looks like drift, and is undone",
-        _all("operator", "stall"),
+        _all("operator", "stall", "kill", "lost", "applied"),
         _ledger_first,
     ),
     Gate(

@@ -11,7 +11,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from rotator.engine import Engine, Report
-from rotator.errors import RotatorError
+from rotator.errors import Outdated, RotatorError
 from rotator.keys import jwks, material
 from rotator.keys import plan as planning
 from rotator.keys.algorithms import algorithm
@@ -277,8 +277,11 @@ class Schedule:
         waits = self.outcome.plan.waits if self.outcome else ()
         return asked or any(wait.step == "promote" and wait.at and wait.at <= self.world.now for wait in waits)
 
-    def _anywhere(self) -> int:
-        """The number of an effect: mostly one of the first, of which every tick has some."""
+    def _anywhere(self) -> int | str:
+        """The number of an effect: mostly one of the first, of which every tick has some; or the name of one."""
+        if self.world.calls and self.rng.random() < 0.4:
+            # Some come seldom, and late in a tick.
+            return self.rng.choice(sorted(self.world.calls))
         return self.rng.randrange(10) if self.rng.random() < 0.6 else self.rng.randrange(60)
 
     def _stall(self) -> timedelta:
@@ -331,13 +334,18 @@ class Schedule:
             self.violation = exc
         except Killed:
             self.engines.pop(worker, None)
+            world.ended(worker, well=False)
         except RotatorError as exc:
+            world.ended(worker, well=False)
             world.tell(worker, f"failed: {exc}")
+            if isinstance(exc, Outdated) and not world.happened["ledger"]:
+                self.violation = Violation(f"{worker} takes the ledger for an old one, which it is not: {exc}")
             world.happened["ticks failed"] += 1
             self.failed[worker] += 1
         else:
             self.outcome = outcome
             self.failed[worker] = 0
+            world.ended(worker, well=True)
             world.ticked = max(world.ticked, began)
             if self.grows and keyset is world.keyset and not world.stalling:
                 world.obey(self.grows)
@@ -587,7 +595,8 @@ class Schedule:
         if kind == "add" and pool and not gone:
             algorithms = (*named, self.rng.choice(pool))
         elif kind == "remove" and len(named) > 1:
-            algorithms = tuple(alg for alg in named if alg != self.rng.choice(named)) or named
+            leaving = self.rng.choice(named)
+            algorithms = tuple(alg for alg in named if alg != leaving)
         elif gone and kind == "retire":
             try:
                 self.engine("person").retire(gone[0])

@@ -256,11 +256,11 @@ class World:
                 )
                 self.copies[document.name].append(mended)
 
-    def met(self, copy: Copy) -> None:
+    def met(self, copy: Copy, header: str | None = None) -> None:
         """A worker met the header of the CDN."""
-        if self.edge_headers:
-            copy.cache_control = self.edge_headers
-            copy.staleness = max(copy.staleness, staleness_of(self.edge_headers, self.truth.cache_tiers))
+        if header := header or self.edge_headers:
+            copy.cache_control = header
+            copy.staleness = max(copy.staleness, staleness_of(header, self.truth.cache_tiers))
 
     def restore(self, body: bytes, headers: Headers | None = None, path: str | None = None) -> None:
         """Somebody's deployment overwrites a public document; what that breaks by itself is theirs."""
