@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import uuid
 from datetime import UTC, timedelta
 from types import SimpleNamespace
@@ -79,7 +80,7 @@ def test_files(wire: Callable[..., Any], tmp_path: Path) -> None:
     roots = (engine.keys._root, engine.ledger._root, engine.public._root)
     assert roots == tuple(tmp_path / name for name in stores)
     assert (engine.ledger._file_mode, engine.public._file_mode) == (0o600, 0o644)
-    assert (engine.cdn, engine.clock) == (None, app.now)
+    assert (engine.cdn, engine.clock, engine.elapsed) == (None, app.now, app.elapsed)
     configuration = Configuration.load()
     assert app.public_directory(configuration) == tmp_path / "public"
     served = app.public_documents(configuration)
@@ -170,6 +171,16 @@ def test_the_clock_is_in_utc() -> None:
     first = app.now()
     assert first.tzinfo is UTC
     assert timedelta(0) <= app.now() - first < timedelta(seconds=5)
+
+
+def test_elapsed_time_is_told_by_a_clock_that_nobody_can_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, earlier = app.elapsed(), time.clock_gettime(time.CLOCK_BOOTTIME)
+    assert timedelta(0) <= timedelta(seconds=earlier) - first < timedelta(seconds=5)
+    told = {time.CLOCK_BOOTTIME: 90.5, time.CLOCK_MONOTONIC: 30.25}
+    monkeypatch.setattr(time, "clock_gettime", lambda clock: told[clock])
+    assert app.elapsed() == timedelta(seconds=90.5), "with what went by while the machine was suspended"
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    assert app.elapsed() == timedelta(seconds=30.25), "where no clock tells of a suspend"
 
 
 # -- a whole run -----------------------------------------------------------------------------------------------------

@@ -7,16 +7,20 @@ import random
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rotator.engine import Engine
+from rotator.engine import MAX_CONFLICTS, Engine
 from rotator.errors import AccessDenied, ConfigurationError, Conflict, Refused, RotatorError, StoreError
 from rotator.keys import jwks
-from rotator.keys.keyring import Stage
+from rotator.keys.keyring import Keyring, Stage, from_json
 from rotator.keys.policy import Policy
 from rotator.ports import Fetched, Headers, Traits
 from tests.world import POLICY, Killed, Ports, Turns, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 KMS_LIKE = Traits(attempt_pause=timedelta(minutes=5), leaves_strays=True)
@@ -245,6 +249,49 @@ def test_a_worker_that_sleeps_through_whole_lifetimes_hurts_nobody_when_it_wakes
         turns.run({"sleeper": world.engine("sleeper").tick, "busy": busy}, sleeper_first)
         world.tick()
         assert sorted(set(world.stages().values())) == ["current", "next", "retired"]
+
+
+def overtaking(world: World, when: Callable[[int], bool]) -> Engine:
+    """An engine that finds the ledger written by another worker whenever its ``when``-th write is one to lose."""
+    engine, writes = world.engine(), itertools.count()
+    honest, other = engine._ledger.replace, world.engine("b")._ledger
+
+    def overtaken(*given: Any) -> Any:
+        if when(next(writes)):
+            ring, version, _ = other.read()
+            other.replace(ring, ring.revision, version)
+        return honest(*given)
+
+    engine._ledger.replace = overtaken  # type: ignore[method-assign, assignment]
+    return engine
+
+
+def test_races_that_are_lost_one_at_a_time_do_not_end_a_tick() -> None:
+    world = World(policy=replace(POLICY, algorithms=("EdDSA", "ES256", "ES384", "ES512")))
+    world.init()
+    lost: list[int] = []
+
+    def every_other(write: int) -> bool:
+        lost.extend([write] * (write % 2))
+        return write % 2 == 1
+
+    overtaking(world, every_other).tick()
+    assert len(lost) > MAX_CONFLICTS, "more than may be lost in a row"
+    assert sorted(world.stages().values()) == ["current"] * 4 + ["next"] * 4
+
+
+@pytest.mark.parametrize("losses", [MAX_CONFLICTS, MAX_CONFLICTS + 1])
+def test_so_many_races_may_be_lost_in_a_row_and_not_one_more(losses: int) -> None:
+    world = World()
+    world.init()
+    engine = overtaking(world, lambda write: 3 <= write < 3 + losses)
+    if losses > MAX_CONFLICTS:
+        with pytest.raises(Conflict):
+            engine.tick()
+        assert "current" not in world.stages().values()
+    else:
+        engine.tick()
+        assert sorted(world.stages().values()) == ["current", "next"]
 
 
 # -- drift -------------------------------------------------------------------------------------------------------
@@ -770,6 +817,46 @@ def test_a_damaged_ledger_stops_the_tick_and_is_not_written() -> None:
     with pytest.raises(Refused, match="not readable JSON"):
         world.tick()
     assert world.documents["acme/ledger.json"][0] == body[: len(body) // 2]
+
+
+def test_a_ledger_that_did_not_change_is_parsed_once_and_one_that_did_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = founded()
+    parsed: list[bytes] = []
+
+    def counted(body: bytes, keyset: str) -> Keyring:
+        parsed.append(body)
+        return from_json(body, keyset)
+
+    monkeypatch.setattr("rotator.engine.ledger.from_json", counted)
+    engine = world.engine()
+    first = engine.tick().ring
+    # What is parsed no more is not what was read: the store is asked each time.
+    assert engine.tick().ring is first
+    assert engine.look().ring is engine.ledger() is first
+    assert len(parsed) == 1
+    world.engine("b").drop("theirs")
+    assert engine.look().ring.dropped.keys() == {"theirs"}
+    assert engine.look().ring == world.ring
+
+
+def test_a_ledger_damaged_after_it_was_read_is_refused_until_it_is_whole_again() -> None:
+    world = founded()
+    engine = world.engine()
+    engine.tick()
+    whole = body, version, headers = world.documents["acme/ledger.json"]
+    for damaged, why in (
+        (body[:-3], "not readable JSON"),
+        (body.replace(b'"acme"', b'"acne"'), "acne"),
+        (b"", "not readable JSON"),
+    ):
+        world.documents["acme/ledger.json"] = (damaged, version, headers)
+        for ask in (engine.tick, engine.look, engine.ledger, engine.init):
+            with pytest.raises(Refused, match=why) as told:
+                ask()
+            assert "memory:acme/ledger.json" in str(told.value)
+        assert world.documents["acme/ledger.json"][0] == damaged
+    world.documents["acme/ledger.json"] = whole
+    assert engine.tick().ring == from_json(body, "acme")
 
 
 def test_a_ledger_that_never_rests_is_given_up_on() -> None:
