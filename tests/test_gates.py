@@ -50,9 +50,6 @@ def races(world: World, seed: int) -> None:
         world.advance(timedelta(days=4, hours=1))
         turns = Turns(world, rng, lambda rng: timedelta(minutes=3) * rng.random())
         turns.run({worker: functools.partial(work, worker) for worker in "ab"})
-    remembered = {key.id for key in world.ring.keys} | {gone.id for gone in world.ring.retired}
-    if {intent for intent, _, _ in world.creations} - remembered:
-        raise Violation("a key was made that the ledger lost")
 
 
 def never(*_: Any) -> Any:
@@ -130,14 +127,32 @@ def test_without_remembering_stale_copies_a_shorter_header_is_believed_at_once(
         world.tick()
 
 
-def test_without_compare_and_swap_two_workers_make_two_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_compare_and_swap_the_ledger_loses_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = Ports.replace
 
     def blind(self: Ports, path: str, body: bytes, headers: Any, version: str) -> str:
         return honest(self, path, body, headers, self.world.documents[path][1])
 
     monkeypatch.setattr(Ports, "replace", blind)
-    assert broken(lambda seed: races(World(policy=FAST, seed=seed), seed))
+    assert any(keys_lost_at_a_founding(cut) for cut in range(1, 8))
+
+
+def test_with_compare_and_swap_a_stalled_worker_adopts_the_key_of_the_other() -> None:
+    assert not any(keys_lost_at_a_founding(cut) for cut in range(1, 8))
+
+
+def keys_lost_at_a_founding(cut: int) -> set[str]:
+    """Keys that no ledger knows, after one worker stalled at its ``cut``-th effect while another founded the set."""
+    world = World(policy=FAST)
+    world.init()
+    calls = itertools.count()
+
+    def choose(names: list[str]) -> str:
+        return "stalled" if names == ["stalled"] or ("stalled" in names and next(calls) < cut) else "founder"
+
+    turns = Turns(world, random.Random(0), lambda _: timedelta(0))
+    turns.run({worker: world.engine(worker).tick for worker in ("stalled", "founder")}, choose)
+    return {intent for intent, _, _ in world.creations} - {key.id for key in world.ring.keys}
 
 
 def test_without_promoting_first_a_half_done_promotion_looks_like_drift(monkeypatch: pytest.MonkeyPatch) -> None:
