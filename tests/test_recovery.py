@@ -655,6 +655,31 @@ def test_versions_that_may_not_be_read_are_not_missing_ones() -> None:
     assert world.recovery(Denied).propose(Wanted(rebuild=True))
 
 
+class WriteDenied(Kept):
+    def replace(self, *_: Any) -> str:
+        raise AccessDenied(f"s3:PutObject is denied after {len(self.world.effects)} calls.")
+
+    create = replace  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["lost", "damaged"])
+def test_a_recovery_that_may_not_write_says_so_and_does_not_look_whether_it_did(*, lost: bool) -> None:
+    world = a_world_in_mid_life(Remembering)
+    if lost:
+        world.lose()
+    else:
+        world.damage()
+    before = world.documents.get(LEDGER)
+    person = world.recovery(WriteDenied)
+    proposal = person.propose()
+    assert proposal
+    with pytest.raises(AccessDenied, match="s3:PutObject") as told:
+        person.write(proposal)
+    assert f"after {len(world.effects)} calls" in str(told.value)
+    assert world.documents.get(LEDGER) == before
+    assert not world.reports or world.reports[-1].step != "recover"
+
+
 def test_a_revoke_goes_into_the_same_write_whatever_the_source() -> None:
     for kind in (Lasting, Remembering):
         world = a_world_in_mid_life(kind)
