@@ -497,13 +497,21 @@ def test_a_look_is_as_old_as_its_beginning(stall: int, again: int) -> None:
 
 
 def test_a_worker_that_stalls_after_it_read_the_document_reads_it_again_before_it_promotes() -> None:
+    world, engine = overwritten_between_document_and_ledger()
+    current = world.kid(Stage.CURRENT)
+    engine.tick()
+    assert world.kid(Stage.CURRENT) == current
+    assert "unpublish" in world.steps()
+
+
+def overwritten_between_document_and_ledger() -> tuple[World, Engine]:
+    """A worker about to promote, and stalled for long enough that somebody restored a document without the next key."""
     world = founded(policy=FAST)
     world.advance(5 * DAY)
     current = world.kid(Stage.CURRENT)
     only = [jwk for jwk in jwks.parse(world.documents[PATH][0]).keys if jwk["kid"] == current]  # type: ignore[union-attr]
-    stalls_before_the_ledger(world, timedelta(minutes=2), lambda: world.restore(jwks.serialize(only, 0))).tick()
-    assert world.kid(Stage.CURRENT) == current
-    assert "unpublish" in world.steps()
+    stall = timedelta(minutes=2)
+    return world, stalls_before_the_ledger(world, stall, lambda: world.restore(jwks.serialize(only, 0)))
 
 
 def stalls_before_the_ledger(world: World, stall: timedelta, meanwhile: Callable[[], None] = lambda: None) -> Engine:
@@ -796,10 +804,10 @@ def test_copies_served_with_an_old_header_pass_every_cache_that_a_new_policy_kno
     assert key.ready["jwks"] - key.published["jwks"] >= 2 * long.cache_max_age
 
 
-def test_a_verifier_cache_that_grows_is_filled_with_the_last_copies_that_lack_the_key() -> None:
+def grown_over_copies_that_lack_the_key() -> tuple[World, Key, timedelta]:
+    """A key was seen while copies without it may be served for 40 hours, and then verifiers keep a set for a day."""
     long = replace(FAST, cache_max_age=timedelta(hours=40), cache_stale=timedelta(0), verifier_cache=timedelta(hours=1))
     world = founded(policy=long)
-    current = world.kid(Stage.CURRENT)
     world.engine().revoke(world.kid(Stage.NEXT), "drill")
     # The new standby key enters a document whose copies were served with the long header until now.
     short = replace(long, cache_max_age=timedelta(minutes=1), lifetime=timedelta(hours=30))
@@ -809,8 +817,13 @@ def test_a_verifier_cache_that_grows_is_filled_with_the_last_copies_that_lack_th
     assert standby
     world.advance(DAY)
     world.configure(replace(short, verifier_cache=DAY))
-    # Until 40 hours after it was seen a cache may hand out a copy without it, and a verifier keeps that for a day.
-    opens = standby.published["jwks"] + timedelta(hours=40) + DAY + 2 * long.clock_skew
+    return world, standby, timedelta(hours=40)
+
+
+def test_a_verifier_cache_that_grows_is_filled_with_the_last_copies_that_lack_the_key() -> None:
+    world, standby, lacking = grown_over_copies_that_lack_the_key()
+    current = world.kid(Stage.CURRENT)
+    opens = standby.published["jwks"] + lacking + DAY + 2 * world.policy.clock_skew
     for at, signs in ((standby.ready["jwks"], current), (opens - timedelta(seconds=1), current), (opens, standby.kid)):
         world.now = at
         world.tick()

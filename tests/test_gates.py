@@ -12,14 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rotator.engine.observe import Observer
+from rotator.engine.observe import Observer, unknown
 from rotator.engine.steps import Steps
 from rotator.errors import RotatorError
 from rotator.keys import facts, plan, publication
 from rotator.keys.jwks import serialize
 from rotator.keys.keyring import Stage
 from rotator.ports import Traits
-from tests.test_attacks import overwritten_while_a_look_stalls
+from tests.test_attacks import (
+    grown_over_copies_that_lack_the_key,
+    overwritten_between_document_and_ledger,
+    overwritten_while_a_look_stalls,
+    set_back_while_the_pointer_moves,
+)
 from tests.world import POLICY, Killed, Ports, Turns, Violation, World
 
 if TYPE_CHECKING:
@@ -244,6 +249,35 @@ def test_without_a_ledger_write_before_a_repair_a_stalled_look_still_counts(monk
     world.engine().rotate(["EdDSA"])
     with pytest.raises(Violation, match="a cache may hold a copy without it"):
         world.tick()
+
+
+def test_without_the_end_of_copies_that_lack_it_a_cache_that_grew_lacks_the_key_that_signs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    honest = plan.gate
+    monkeypatch.setattr(plan, "gate", lambda keyset, key: honest(keyset, replace(key, lacking={})))
+    world, standby, _ = grown_over_copies_that_lack_the_key()
+    world.now = standby.ready["jwks"]
+    with pytest.raises(Violation, match="a cache may hold a copy without it"):
+        world.tick()
+
+
+def test_without_a_clock_that_nobody_sets_a_private_half_stops_while_issuers_use_it() -> None:
+    world, superseded = set_back_while_the_pointer_moves(lambda _: timedelta(0))
+    key = world.ring.by_kid(superseded)
+    assert key
+    assert key.superseded_at
+    # The pointer moved an hour later than that.
+    world.now = key.superseded_at + FAST.signer_lag + 2 * FAST.clock_skew
+    with pytest.raises(Violation, match="disabled while issuers may sign"):
+        world.tick("right")
+
+
+def test_without_a_clock_that_nobody_sets_a_stalled_look_is_taken_for_a_fresh_one() -> None:
+    _, engine = overwritten_between_document_and_ledger()
+    engine._observer._elapsed = unknown
+    with pytest.raises(Violation, match="a cache may hold a copy without it"):
+        engine.tick()
 
 
 def test_without_recording_attempts_a_crash_loop_makes_key_after_key(monkeypatch: pytest.MonkeyPatch) -> None:
