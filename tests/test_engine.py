@@ -40,13 +40,13 @@ def test_a_key_lives_from_pending_to_retired() -> None:
     world = World()
     world.init()
     seen: dict[str, list[str]] = {}
-    for _ in range(24 * 70):
+    for _ in range(12 * 70):
         world.tick()
         for key_id, stage in world.stages().items():
             stages = seen.setdefault(key_id, [])
             if stages[-1:] != [stage]:
                 stages.append(stage)
-        world.advance(HOUR)
+        world.advance(2 * HOUR)
     assert seen.popitem()[1] == ["next"]
     lives = list(seen.values())
     # The founding key signs in the tick that makes it; its successors pass through every stage.
@@ -117,14 +117,15 @@ def effects_of_a_rotation(traits: Traits) -> int:
     return len(world.effects) - before
 
 
-HOWS = pytest.mark.parametrize("how", ["lost", "applied", "kill-before", "kill-after"])
+WAYS = ("lost", "applied", "kill-before", "kill-after")
+HOWS = pytest.mark.parametrize("how", WAYS)
 STORES = pytest.mark.parametrize("traits", [Traits(), KMS_LIKE], ids=["idempotent store", "store that leaves strays"])
 
 
 @HOWS
 @STORES
 def test_a_fault_at_some_effects_changes_no_outcome(how: str, traits: Traits) -> None:
-    a_fault_changes_no_outcome(how, traits, every=6)
+    a_fault_changes_no_outcome(how, traits, every=12)
 
 
 @pytest.mark.slow
@@ -149,9 +150,20 @@ def a_fault_changes_no_outcome(how: str, traits: Traits, every: int) -> None:
         assert world.ring.trouble is None or world.try_tick() is None
 
 
-@pytest.mark.parametrize("how", ["lost", "applied", "kill-before", "kill-after"])
+@HOWS
+def test_a_fault_at_some_effects_of_the_first_start_is_repaired(how: str) -> None:
+    # Each effect fails, in one of the ways; in all of them below.
+    a_first_start_is_repaired(how, range(WAYS.index(how), 60, len(WAYS)))
+
+
+@pytest.mark.slow
+@HOWS
 def test_a_fault_at_any_effect_of_the_first_start_is_repaired(how: str) -> None:
-    for at in range(60):
+    a_first_start_is_repaired(how, range(60))
+
+
+def a_first_start_is_repaired(how: str, effects: range) -> None:
+    for at in effects:
         world = World(policy=replace(POLICY, algorithms=("EdDSA", "ES256")))
         world.arm(how, at)
         for _ in range(6):
@@ -168,9 +180,19 @@ def test_a_fault_at_any_effect_of_the_first_start_is_repaired(how: str) -> None:
 # -- workers that race -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("traits", [Traits(), KMS_LIKE], ids=["idempotent store", "store that leaves strays"])
-def test_two_first_starts_make_one_key_set(traits: Traits) -> None:
-    for seed in range(60):
+@STORES
+def test_three_first_starts_make_one_key_set(traits: Traits) -> None:
+    first_starts(range(15), traits)
+
+
+@pytest.mark.slow
+@STORES
+def test_three_first_starts_in_many_orders_make_one_key_set(traits: Traits) -> None:
+    first_starts(range(1000, 1300), traits)
+
+
+def first_starts(seeds: range, traits: Traits) -> None:
+    for seed in seeds:
         world = World(seed=seed, traits=traits)
         turns = Turns(world, random.Random(seed), lambda _: timedelta(0))
 
@@ -191,7 +213,7 @@ STALLS = pytest.mark.parametrize("stall", [timedelta(0), timedelta(minutes=3), t
 
 @STALLS
 def test_two_workers_in_one_promotion_in_random_order(stall: timedelta) -> None:
-    race(range(40), stall)
+    race(range(12), stall)
 
 
 @pytest.mark.slow
@@ -214,16 +236,16 @@ def race(seeds: range, stall: timedelta) -> None:
         assert len({intent for intent, _, _ in world.creations}) == len(world.creations)
 
 
-def test_clocks_off_by_the_whole_skew_in_every_direction() -> None:
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 20))])
+def test_clocks_off_by_the_whole_skew_in_every_direction(seed: int) -> None:
     policy = replace(FAST, clock_skew=timedelta(minutes=5))
-    for seed in range(8):
-        world = World(policy=policy, seed=seed)
-        world.skew = {"a": timedelta(minutes=5), "b": timedelta(minutes=-5)}
-        world.init()
-        for _ in range(400):
-            world.try_tick(world.rng.choice("ab"))
-            world.advance(world.rng.choice([timedelta(minutes=1), timedelta(minutes=20), HOUR]))
-        assert {"current", "next"} <= set(world.stages().values())
+    world = World(policy=policy, seed=seed)
+    world.skew = {"a": timedelta(minutes=5), "b": timedelta(minutes=-5)}
+    world.init()
+    for _ in range(400):
+        world.try_tick(world.rng.choice("ab"))
+        world.advance(world.rng.choice([timedelta(minutes=1), timedelta(minutes=20), HOUR]))
+    assert {"current", "next"} <= set(world.stages().values())
 
 
 def test_a_worker_that_sleeps_through_whole_lifetimes_hurts_nobody_when_it_wakes() -> None:
@@ -420,7 +442,7 @@ def test_a_retired_key_that_somebody_restores_does_not_come_back() -> None:
     world = founded()
     first = jwks.parse(world.documents["acme/jwks.json"][0])
     assert first
-    world.run(timedelta(days=100))
+    world.run(timedelta(days=100), every=timedelta(hours=6))
     now = world.public_kids()
     world.restore(jwks.serialize(first.keys, 0))
     world.tick()
@@ -650,20 +672,30 @@ def test_revoking_a_key_whose_promotion_stalls_fences_the_stalled_worker() -> No
         assert next_kid not in world.public_kids()
 
 
-def test_a_revoke_goes_on_when_a_step_of_it_fails() -> None:
-    for how in ("lost", "applied", "kill-before", "kill-after"):
-        for at in range(30):
-            world = founded(policy=FAST)
-            world.advance(timedelta(days=2))
-            bad = world.kid(Stage.CURRENT)
-            world.engine().revoke(bad, "leaked")
-            world.arm(how, at)
-            world.try_tick()
-            assert all(key.disabled_at for key in world.ring.keys if key.destroyed_at), (how, at)
-            world.advance(timedelta(minutes=1))
-            world.try_tick()
-            assert bad not in world.public_kids(), (how, at)
-            assert world.pointers["EdDSA"].id == world.ring.by_kid(world.kid(Stage.CURRENT)).id  # type: ignore[union-attr]
+@HOWS
+def test_a_revoke_goes_on_when_some_step_of_it_fails(how: str) -> None:
+    a_revoke_goes_on(how, range(WAYS.index(how), 30, len(WAYS)))
+
+
+@pytest.mark.slow
+@HOWS
+def test_a_revoke_goes_on_when_any_step_of_it_fails(how: str) -> None:
+    a_revoke_goes_on(how, range(30))
+
+
+def a_revoke_goes_on(how: str, effects: range) -> None:
+    for at in effects:
+        world = founded(policy=FAST)
+        world.advance(timedelta(days=2))
+        bad = world.kid(Stage.CURRENT)
+        world.engine().revoke(bad, "leaked")
+        world.arm(how, at)
+        world.try_tick()
+        assert all(key.disabled_at for key in world.ring.keys if key.destroyed_at), (how, at)
+        world.advance(timedelta(minutes=1))
+        world.try_tick()
+        assert bad not in world.public_kids(), (how, at)
+        assert world.pointers["EdDSA"].id == world.ring.by_kid(world.kid(Stage.CURRENT)).id  # type: ignore[union-attr]
 
 
 # -- observed publication ----------------------------------------------------------------------------------------

@@ -101,6 +101,7 @@ class World:
         self.unreachable: set[str] = set()
         self.store_date: Callable[[], datetime | None] = lambda: None
         self.invalidations: list[str] = []
+        self._ring: tuple[bytes, Keyring] | None = None
         self.configure(self.policy)
 
     # -- set-up --------------------------------------------------------------------------------------------------
@@ -154,7 +155,10 @@ class World:
 
     @property
     def ring(self) -> Keyring:
-        return from_json(self.documents["acme/ledger.json"][0], "acme")
+        body = self.documents["acme/ledger.json"][0]
+        if self._ring is None or self._ring[0] is not body:
+            self._ring = (body, from_json(body, "acme"))
+        return self._ring[1]
 
     def stages(self) -> dict[str, str]:
         return {key.id: str(key.stage) for key in self.ring.keys}
