@@ -124,7 +124,7 @@ class Issuer:
             pointer = world.pointers.get(self.alg)
             self.key_id, self.read_at = pointer.id if pointer else None, world.now
         kid = world.kids.get(self.key_id or "")
-        if kid is None or kid in world.revoked:
+        if kid is None or kid in world.revoked or self.key_id in world.theirs:
             return None
         if world.stopped(world.handles.get(self.key_id or "")):
             raise Violation(f"an issuer still signs with {world.called(self.key_id)}, whose private half was stopped")

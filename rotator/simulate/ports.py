@@ -151,6 +151,7 @@ class Ports:
                 raise StoreError(f"{ref.handle} is disabled")
             if ref.handle in world.broken:
                 return bytes(64)
+            world.proved.add((self.worker, ref.handle))
             return material.sign(world.private[ref.handle], ref.algorithm, message)
 
         return self._do("keys.sign", apply)  # type: ignore[no-any-return]

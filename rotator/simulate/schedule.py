@@ -651,8 +651,10 @@ class Schedule:
         while world.now < end:
             self._worked(worker)
             self._judge()
-            due = self.outcome.plan.due if self.outcome else None
-            self._pass_until(min(end, max(due or end, world.now + _MINUTE)))
+            waits = self.outcome.plan.waits if self.outcome else ()
+            # What waits for a cache that shows an old copy has no time: look again soon.
+            due = min((wait.at or world.now + 6 * _HOUR for wait in waits), default=world.now + _DAY)
+            self._pass_until(min(end, max(due, world.now + _MINUTE)))
         self._in_order()
 
     def _in_order(self) -> None:

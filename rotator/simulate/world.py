@@ -121,6 +121,8 @@ class World:
         self.destroyed: set[str] = set()
         self.discarded: set[str] = set()
         self.broken: set[str] = set()
+        self.proved: set[tuple[str, str]] = set()
+        """Who saw which key sign well: what breaks after that, nobody could know."""
         self.creations: list[tuple[str, str, datetime]] = []
         self.spent: set[str] = set()
         self.strays_staged = 0
@@ -130,6 +132,9 @@ class World:
         self.promises: dict[str, Promise] = {}
         # What a person or an outsider did: the exceptions to the promise.
         self.by_hand: set[str] = set()
+        self.led_by_hand: dict[str, datetime] = {}
+        self.theirs: set[str] = set()
+        """Keys to which somebody led issuers, and away again, before any worker could see it."""
         self.revoked: dict[str, datetime] = {}
         self.emergencies: set[str] = set()
         """Algorithms whose signing key was revoked: the next key may sign before its gate."""
@@ -316,8 +321,11 @@ class World:
     def move_pointer_by_hand(self, alg: str, key_id: str) -> None:
         """A person moves the pointer past every gate; what that breaks by itself is theirs."""
         self.by_hand.add(key_id)
-        if (before := self.pointers.get(alg)) and before.id:
+        if (before := self.pointers.get(alg)) and before.id and before.id != key_id:
             self.by_hand.add(before.id)
+            if self.led_by_hand.get(before.id, START) > self.ticked:
+                self.theirs.add(before.id)
+        self.led_by_hand[key_id] = self.now
         self.point(alg, key_id)
 
     def obey(self, truth: Policy) -> None:
@@ -353,7 +361,7 @@ class World:
         # Until a tick has fenced it, a stalled promotion may still end; an old ledger may have forgotten the revoke.
         if kid in self.revoked and self.revoked[kid] < self.ticked and not self.amnesia:
             raise Violation(f"the pointer of {alg} is moved to {self.called(key_id)}, which is revoked")
-        if self.handles.get(key_id) in self.broken:
+        if (handle := self.handles.get(key_id, "")) in self.broken and (worker, handle) not in self.proved:
             raise Violation(f"{self.called(key_id)} signs, but what it signs does not verify with its public half")
         there = (self.pointers.get(alg) or Pointer(None, "")).id or ""
         if key_id not in self.named_until or self.amnesia:
@@ -403,7 +411,13 @@ class World:
         there = self._shown_now(document)
         for key_id in self.named_until:
             kid = self.kids.get(key_id)
-            if kid is None or kid in self.revoked or kid in kids or not document.shows(self.lives[kid].alg):
+            if (
+                kid is None
+                or kid in self.revoked
+                or kid in kids
+                or key_id in self.theirs
+                or not document.shows(self.lives[kid].alg)
+            ):
                 continue
             # An old ledger cannot put back what an outsider took away before.
             if self.alive(key_id) and (kid in there or self.ring.by_kid(kid)):
@@ -437,7 +451,7 @@ class World:
 
     def check_disabled(self, key_id: str, name: str) -> None:
         """No private half stops while issuers may sign with it."""
-        if self.kids.get(key_id) in self.revoked or key_id not in self.named_until:
+        if self.kids.get(key_id) in self.revoked or key_id not in self.named_until or key_id in self.theirs:
             return
         until = self.signed_until(key_id)
         if until is None or self.now < until:
