@@ -5,20 +5,18 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rotator.engine import Engine, Report
 from rotator.errors import Outdated, RotatorError
-from rotator.keys import jwks, material
 from rotator.keys import plan as planning
-from rotator.keys.algorithms import algorithm
-from rotator.keys.keyring import Stage
-from rotator.keys.policy import KeySet, Policy, text
 from rotator.ports import Traits
 from rotator.simulate.faults import FaultyWorld, Stalling
+from rotator.simulate.mishaps import Mishaps
+from rotator.simulate.people import People
 from rotator.simulate.ports import Ports
 from rotator.simulate.world import START, Killed, Life, Violation
 
@@ -26,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rotator.engine import Outcome
+    from rotator.keys.keyring import Key
+    from rotator.keys.policy import KeySet, Policy
 
 _SECOND, _MINUTE, _HOUR, _DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
@@ -46,21 +46,6 @@ _ONCE_IN = {
 
 #: One tick in so many stalls somewhere on its way.
 _STALLS = 12
-
-#: Algorithms that ``algorithms`` adds beside the configured ones.
-_OTHERS = ("ES256", "EdDSA")
-
-#: The durations that ``policy`` changes, and by what.
-_CHANGED = (
-    "lifetime",
-    "token_lifetime",
-    "signer_lag",
-    "cache_max_age",
-    "cache_stale",
-    "verifier_cache",
-    "verifier_leeway",
-)
-_FACTORS = (0.25, 0.5, 1, 1, 1, 2, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +106,7 @@ class Schedule:
         self.grows: Policy | None = None
         self.failed: Counter[str] = Counter()
         self.over = False
+        self.people, self.mishaps = People(self), Mishaps(self)
 
     # -- the course of things ------------------------------------------------------------------------------------
 
@@ -161,7 +147,8 @@ class Schedule:
     def _at(self, when: datetime, what: Callable[[], None]) -> None:
         heapq.heappush(self.queue, (when, next(self.counter), what))
 
-    def _in(self, span: timedelta, what: Callable[[], None]) -> None:
+    def later(self, span: timedelta, what: Callable[[], None]) -> None:
+        """Let ``what`` happen when ``span`` is over."""
         self._at(self.world.now + span, what)
 
     def _next(self) -> None:
@@ -247,12 +234,12 @@ class Schedule:
     def _tick(self, worker: str) -> None:
         world = self.world
         if worker in world.stalling or world.now < self.stopped_until:
-            self._in(max(self.stopped_until - world.now, _MINUTE), self._ticking(worker))
+            self.later(max(self.stopped_until - world.now, _MINUTE), self._ticking(worker))
             return
         if "stall" in world.faults and self.rng.random() < (0.5 if self._promotion_due() else 1 / _STALLS):
             self._stalling(worker, again=True)
         else:
-            self._in(self._worked(worker), self._ticking(worker))
+            self.later(self._worked(worker), self._ticking(worker))
 
     def _stalling(self, worker: str, *, again: bool) -> None:
         """One tick of ``worker`` that stalls on its way; ``again``: then its next one is scheduled."""
@@ -265,7 +252,7 @@ class Schedule:
         def work() -> None:
             pause = self._worked(worker)
             if again:
-                self._in(pause, self._ticking(worker))
+                self.later(pause, self._ticking(worker))
 
         task = self.world.stalling[worker] = Stalling(work, pauses)
         self._resume(worker, task)
@@ -297,19 +284,19 @@ class Schedule:
             return
         world.happened["stall"] += 1
         world.tell(worker, f"stalls for {pause} before {task.before}")
-        self._in(pause, lambda: self._resume(worker, task))
+        self.later(pause, lambda: self._resume(worker, task))
         if (
             "operator" in world.faults
             and task.before in {"move pointer", "keys.sign", "fence"}
             and self.rng.random() < 0.4
         ):
-            self._in(pause * self.rng.random(), self._revoke_promoting)
+            self.later(pause * self.rng.random(), self.people.revoke_promoting)
         # Others meet what it left half done.
         other = self.rng.choice(self.workers)
         if other != worker:
-            self._in(pause * self.rng.random() * 0.5, lambda: self._hurried(other))
+            self.later(pause * self.rng.random() * 0.5, lambda: self.hurried(other))
 
-    def _hurried(self, worker: str) -> None:
+    def hurried(self, worker: str) -> None:
         """A tick beside the schedule, if the worker is free."""
         if worker in self.world.stalling or self.world.now < self.stopped_until:
             return
@@ -324,7 +311,7 @@ class Schedule:
         keyset = world.keyset
         # Who fails again and again is asked less and less often: an outage of days is no reason for thousands of ticks.
         began = world.now
-        pause = self._short(_HOUR / 6) * min(self.failed[worker] + 1, 20)
+        pause = self.short(_HOUR / 6) * min(self.failed[worker] + 1, 20)
         try:
             engine = self.engine(worker)
             if not world.ledgers:
@@ -353,7 +340,8 @@ class Schedule:
             pause = self._until_next(outcome)
         return pause
 
-    def _short(self, span: timedelta) -> timedelta:
+    def short(self, span: timedelta) -> timedelta:
+        """Some part of ``span``, a second at least."""
         return max(_SECOND, span * self.rng.random())
 
     def _until_next(self, outcome: Outcome) -> timedelta:
@@ -369,256 +357,25 @@ class Schedule:
                 return max(exactly, _SECOND / 10)
         return max(min(self.base.interval, _HOUR), self.rng.expovariate(1) * soon)
 
-    # -- what goes wrong beside the effects ------------------------------------------------------------------------
+    # -- what people and mishaps do with it -----------------------------------------------------------------------
 
     def _again(self, fault: str, mean: timedelta) -> None:
+        happens = getattr(self.people if hasattr(People, fault) else self.mishaps, fault)
+
         def happen() -> None:
-            getattr(self, f"_{fault}")()
+            happens()
             self._again(fault, mean)
 
-        self._in(mean * self.rng.expovariate(1), happen)
+        self.later(mean * self.rng.expovariate(1), happen)
 
-    def _note(self, fault: str, what: str) -> None:
+    def note(self, fault: str, what: str) -> None:
+        """Count ``fault``, and tell it in the story."""
         self.world.happened[fault] += 1
         self.world.tell("world", what)
 
-    def _outage(self) -> None:
-        service = self.rng.choice(("ledger", "documents", "keys", "web", "cdn"))
-        span = self.rng.choice((_HOUR, _DAY, 4 * _DAY)) * self.rng.random()
-        self._note("outage", f"{service} is away for {span}")
-        self.world.away[service] = self.world.now + span
-
-    def _gap(self) -> None:
-        span = self.base.lifetime * 2 * self.rng.random()
-        self._note("gap", f"no worker runs for {span}")
-        self.stopped_until = self.world.now + span
-
-    def _clock(self) -> None:
-        worker = self.rng.choice(self.workers)
-        if self.rng.random() < 0.5:
-            self.world.set_clock(worker)
-        else:
-            self.world.jump(worker)
-        self._in(self._short(3 * _DAY), lambda: self.world.set_clock(worker))
-
-    def _edge(self) -> None:
-        span = self.rng.choice((_HOUR, _DAY)) * self.rng.random()
-        self._note("edge", f"the CDN shows what it showed for {span}")
-        self.world.frozen_until = self.world.now + span
-
-    def _header(self) -> None:
-        if (
-            self.world.edge_headers
-            or self.world.amnesia
-            or not any(document.urls for document in self.world.keyset.documents)
-        ):
-            return
-        age = self.rng.choice((3_600, 86_400, 604_800))
-        self._note("header", f"the CDN sends max-age={age}")
-        self.world.override_headers(f"public, max-age={age}, stale-while-revalidate=0, stale-if-error=0")
-        self._in(self._short(2 * _DAY), lambda: self.world.override_headers(None))
-
-    def _outsider(self) -> None:
-        world = self.world
-        if not world.past or world.amnesia or world.ledger_path not in world.documents:
-            return
-        kind = self.rng.choice(("restore", "restore", "restore", "garbage", "stranger", "pointer"))
-        path, body, headers = self.rng.choice(world.past)
-        if kind == "pointer":
-            ring = world.ring
-            keys = [
-                key for key in ring.keys if key.public and key.alg in world.pointers and not world.stopped(key.handle)
-            ]
-            if keys:
-                key = self.rng.choice(keys)
-                self._note("outsider", f"somebody moves the pointer of {key.alg} to {world.called(key.id)}")
-                world.move_pointer_by_hand(key.alg, key.id)
-            return
-        if kind == "garbage":
-            body = self.rng.choice((b"", b"{}", b'{"keys":[]}', b"<html>", body[: len(body) // 2]))
-        elif kind == "stranger":
-            path, stored = world.keyset.documents[0].path, world.documents.get(world.keyset.documents[0].path)
-            parsed = jwks.parse(stored[0]) if stored else None
-            row = algorithm("EdDSA")
-            alien = jwks.public_jwk(material.spki(material.generate(row, 0)), row)
-            body = jwks.serialize([*(parsed.keys if parsed else ()), alien], parsed.revision or 0 if parsed else 0)
-        self._note("outsider", f"somebody overwrites {path} ({kind})")
-        world.restore(body, headers, path)
-
-    def _ledger(self) -> None:
-        world = self.world
-        if world.amnesia or len(world.ledgers) < 10 or world.ledger_path not in world.documents:
-            return
-        if any(copy.outsider for copy in world.shown_at_origin.values()):
-            # An old ledger beside an old public document is a past that nobody can tell from the present.
-            return
-        newest = world.documents[world.ledger_path]
-        lost = self.rng.random() < 0.3
-        self._note("ledger", "the ledger is lost" if lost else "an old ledger is restored")
-        if lost:
-            del world.documents[world.ledger_path]
-        else:
-            world.amnesia = True
-            world.documents[world.ledger_path] = (
-                self.rng.choice(world.ledgers[-40:]),
-                f"v{next(world.counter)}",
-                newest[2],
-            )
-        revision = None if lost else world.ring.revision
-
-        def mend() -> None:
-            # Where workers went on with it, it was not older than the world in any way that counts.
-            if revision == (world.ring.revision if world.ledger_path in world.documents else None):
-                world.documents[world.ledger_path] = (newest[0], f"v{next(world.counter)}", newest[2])
-                world.amnesia = False
-                world.tell("person", "puts the newest ledger back")
-            else:
-                # What happened between the two is forgotten for good, a promise among it perhaps.
-                self.over = True
-
-        self._in(self._short(_DAY), mend)
-
-    def _key(self) -> None:
-        world = self.world
-        ready = [key for key in self._keys() if key.standby and key.handle and key.handle not in world.broken]
-        if not ready:
-            return
-        key = self.rng.choice(ready)
-        self._note("key", f"the private half of {world.called(key.id)} breaks")
-        world.broken.add(key.handle or "")
-        self._in(self._short(3 * _DAY), lambda: self._revoke(key.kid or ""))
-
-    def _keys(self) -> tuple[Any, ...]:
+    def known(self) -> tuple[Key, ...]:
+        """The keys of the ledger, if there is one."""
         return self.world.ring.keys if self.world.ledger_path in self.world.documents else ()
-
-    # -- people --------------------------------------------------------------------------------------------------
-
-    def _operator(self) -> None:
-        if self.rng.random() < 0.75:
-            self._note("operator", "a person wants to rotate as soon as it is allowed")
-            self._hasty(30)
-        else:
-            public = [key for key in self._keys() if key.public]
-            kid = self.rng.choice(public).kid if public else "unknown"
-            self._revoke(kid or "")
-
-    def _hasty(self, tries: int) -> None:
-        world = self.world
-        alg = self.rng.choice(world.keyset.policy.algorithms)
-        try:
-            self.engine("person").rotate([alg])
-        except (RotatorError, Killed):
-            if tries:
-                # Exactly when the gate opens, if anybody knows; else again soon.
-                opens = (
-                    [wait.at for wait in self.outcome.plan.waits if wait.step == "promote" and wait.at]
-                    if self.outcome
-                    else []
-                )
-                span = min((at - world.now for at in opens if at > world.now), default=_HOUR)
-                self._in(min(span, self._short(6 * _HOUR)) + _SECOND / 50, lambda: self._hasty(tries - 1))
-        except Violation as exc:
-            self.violation = exc
-        else:
-            eager = self.rng.choice(self.workers)
-            self._in(_SECOND / 50, lambda: self._hurried(eager))
-            if "edge" in world.faults and self.rng.random() < 0.5:
-                # The key that is made next shall meet a CDN that does not show it.
-                self._edge()
-
-    def _revoke_promoting(self) -> None:
-        promoting = [key for key in self._keys() if key.promoting]
-        if promoting:
-            self._revoke(promoting[0].kid or "")
-
-    def _revoke(self, kid: str, tries: int = 20) -> None:
-        world = self.world
-        key = next((key for key in self._keys() if key.kid == kid), None)
-        person = self.engine("person")
-        try:
-            radius = person.blast_radius(kid)
-            person.revoke(kid, "a drill")
-        except (RotatorError, Killed):
-            radius = None
-        if key is None or (after := world.ring.by_kid(kid) if world.ledger_path in world.documents else None) is None:
-            return
-        if after.revoked_at and kid not in world.revoked:
-            self._note("operator", f"a person revokes {world.called(key.id)} ({key.stage})")
-            self.result.revokes += 1
-            world.revoked[kid] = world.now
-            world.lives[kid].revoked = world.now
-            named = world.pointers.get(key.alg)
-            if key.stage is Stage.CURRENT or key.promoting or (named and named.id == key.id):
-                world.emergencies.add(key.alg)
-            if radius:
-                self._compare(radius, key)
-            eager = self.rng.choice(self.workers)
-            self._in(self._short(_MINUTE), lambda: self._hurried(eager))
-        elif tries and not after.revoked_at and not after.withdrawn_at:
-            self._in(self._short(_HOUR), lambda: self._revoke(kid, tries - 1))
-
-    def _compare(self, radius: Any, key: Any) -> None:
-        """The blast radius that was told must hold for every token that this world knows of."""
-        world = self.world
-        alive = world.public.alive.get(radius.kid)
-        slack = 4 * world.truth.clock_skew + timedelta(seconds=5)
-        if (
-            alive
-            and key.id not in world.by_hand
-            and not world.amnesia
-            and (radius.tokens_until is None or alive[1] > radius.tokens_until + slack)
-        ):
-            raise Violation(f"a revoke said that tokens end by {radius.tokens_until}, but one lives until {alive[1]}")
-
-    def _policy(self) -> None:
-        """Somebody changes durations; what has grown is obeyed once workers know, what has shrunk at once."""
-        world = self.world
-        algorithms = world.keyset.policy.algorithms
-        for _ in range(20):
-            changed: dict[str, Any] = {
-                name: _whole(getattr(self.base, name) * self.rng.choice(_FACTORS))
-                for name in self.rng.sample(_CHANGED, 3)
-            }
-            policy = replace(self.base, algorithms=algorithms, **changed)
-            if not policy.faults():
-                self._note("policy", "now " + ", ".join(f"{name} {text(value)}" for name, value in changed.items()))
-                self._configure(policy)
-                return
-
-    def _algorithms(self) -> None:
-        world = self.world
-        old = world.keyset.policy
-        named = old.algorithms
-        pool = [alg for alg in (*self.base.algorithms, *_OTHERS) if alg not in named]
-        gone = [alg for alg in {key.alg for key in self._keys() if not key.destroyed_at} if alg not in named]
-        kind = self.rng.choice(("add", "remove", "retire"))
-        if kind == "add" and pool and not gone:
-            algorithms = (*named, self.rng.choice(pool))
-        elif kind == "remove" and len(named) > 1:
-            leaving = self.rng.choice(named)
-            algorithms = tuple(alg for alg in named if alg != leaving)
-        elif gone and kind == "retire":
-            try:
-                self.engine("person").retire(gone[0])
-                self._note("algorithms", f"a person retires {gone[0]}")
-            except (RotatorError, Killed):
-                pass
-            return
-        elif gone:
-            algorithms = (*named, gone[0])
-        else:
-            return
-        policy = replace(old, algorithms=tuple(dict.fromkeys(algorithms)))
-        if not policy.faults():
-            self._note("algorithms", f"the configuration names {', '.join(policy.algorithms)}")
-            self._configure(policy)
-
-    def _configure(self, policy: Policy) -> None:
-        world = self.world
-        world.keyset = replace(world.keyset, policy=policy)
-        smaller = {name: min(getattr(world.truth, name), getattr(policy, name)) for name in _CHANGED}
-        world.obey(replace(world.truth, **smaller))
-        self.grows = policy
 
     # -- the end -------------------------------------------------------------------------------------------------
 
@@ -639,9 +396,9 @@ class Schedule:
         if world.edge_headers:
             world.override_headers(None)
         world.skews.clear()
-        for key in self._keys():
+        for key in self.known():
             if key.handle in world.broken and key.standby and key.kid:
-                self._revoke(key.kid)
+                self.people.revoke(key.kid)
         worker = self.workers[0]
         self.engines.clear()
         policy = world.keyset.policy
@@ -674,7 +431,3 @@ class Schedule:
             raise Violation(f"at the end something is still to do: {look.plan.step.name}")
         if lost := [key_id for key_id in world.lost_keys() if world.handles[key_id] not in world.discarded]:
             raise Violation(f"at the end {world.called(lost[0])} is in the key store, and no ledger knows it")
-
-
-def _whole(span: timedelta) -> timedelta:
-    return timedelta(seconds=max(1, int(span.total_seconds())))
