@@ -886,6 +886,26 @@ def test_a_cdn_that_overrides_again_while_the_copies_of_the_last_time_are_about_
         assert world.kid(Stage.CURRENT) == signs
 
 
+def test_the_header_of_a_cdn_is_remembered_where_only_the_end_of_a_revoked_key_is_looked_for() -> None:
+    world = founded(policy=FAST, urls=(URL,))
+    world.advance(4 * DAY)
+    world.tick()
+    current, standby, old = (world.kid(stage) for stage in (Stage.CURRENT, Stage.NEXT, Stage.PREVIOUS))
+    world.edge_headers = OVERRIDDEN
+    world.engine().revoke(old, "late discovery")
+    world.tick()
+    assert world.ring.by_kid(old).gone  # type: ignore[union-attr]
+    assert "serve" in world.steps()
+    world.edge_headers = None
+    # Whichever key enters next, when the CDN was mended long before anybody looked again.
+    world.engine().revoke(standby, "drill")
+    world.tick()
+    key = world.ring.by_kid(world.kid(Stage.NEXT))
+    assert key
+    assert world.kid(Stage.CURRENT) == current
+    assert key.lacking["jwks"] - key.published["jwks"] == 3 * DAY
+
+
 def test_of_two_urls_that_override_the_longer_header_is_waited_for_whichever_is_asked_first() -> None:
     shorter = "max-age=172800, must-revalidate"
     for first, second in ((shorter, OVERRIDDEN), (OVERRIDDEN, shorter)):
