@@ -295,6 +295,19 @@ def test_a_key_that_the_pointer_strayed_to_may_have_signed_until_it_moved() -> N
     assert changed(of, after) == {"x", "c", "n"}, "a key superseded before, or of another algorithm, is left alone"
 
 
+def test_before_the_pointer_is_led_away_from_a_key_it_is_known_to_have_been_there() -> None:
+    of = ring(CURRENT, NEXT, key("p", "previous"), key("w", "retired"), key("r", "previous", revoked_at=NOW))
+    for found in ("n", "p"):
+        after = facts.astray(of, found)
+        assert changed(of, after) == {found}
+        assert the_key(after, found).astray
+        for led in (facts.superseded(after, POLICY, [found], NOW), facts.activated(after, POLICY, found, None, NOW)):
+            assert not the_key(led, found).astray
+    # Of all others nothing is kept, or enough is known.
+    for other in ("c", "w", "r", "nobody", None):
+        assert facts.astray(of, other) == of
+
+
 def test_a_key_that_the_pointer_strayed_to_and_is_promoted_later_is_current() -> None:
     of = facts.superseded(QUIET, POLICY, ["n"], NOW)
     after = facts.activated(of, POLICY, "n", None, NOW + HOUR)
@@ -312,19 +325,6 @@ def test_superseded_keys_promise_what_is_in_force_and_withdrawn_ones_nothing_new
     assert the_key(after, "c").superseded_at == NOW
     assert the_key(after, "c").token_lifetime == GROWN.token_lifetime
     assert changed(of, after) == {"c"}
-def test_before_the_pointer_is_led_away_from_a_key_it_is_known_to_have_been_there() -> None:
-    of = ring(CURRENT, NEXT, key("p", "previous"), key("w", "retired"), key("r", "previous", revoked_at=NOW))
-    for found in ("n", "p"):
-        after = facts.astray(of, found)
-        assert changed(of, after) == {found}
-        assert the_key(after, found).astray
-        for led in (facts.superseded(after, POLICY, [found], NOW), facts.activated(after, POLICY, found, None, NOW)):
-            assert not the_key(led, found).astray
-    # Of all others nothing is kept, or enough is known.
-    for other in ("c", "w", "r", "nobody", None):
-        assert facts.astray(of, other) == of
-
-
 
 
 def test_promises_grow_and_never_shrink() -> None:
