@@ -18,6 +18,7 @@ from rotator.keys.keyring import Key, Keyring, Stage
 from rotator.keys.plan import gate
 from rotator.keys.policy import KeySet, PublicDocument
 from rotator.keys.publication import Seen, project
+from rotator.ports import Fetched
 from tests.world import POLICY, Turns, World
 
 if TYPE_CHECKING:
@@ -904,6 +905,27 @@ def test_the_header_of_a_cdn_is_remembered_where_only_the_end_of_a_revoked_key_i
     assert key
     assert world.kid(Stage.CURRENT) == current
     assert key.lacking["jwks"] - key.published["jwks"] == 3 * DAY
+
+
+def test_a_url_that_shows_nothing_shows_no_revoked_key_and_the_next_url_is_asked_all_the_same() -> None:
+    urls = ("https://a.example/jwks.json", "https://b.example/jwks.json")
+    for missing in (urls[:1], urls):
+        world = founded(policy=FAST, urls=urls)
+        world.advance(4 * DAY)
+        world.tick()
+        old = world.kid(Stage.PREVIOUS)
+        engine = world.engine()
+        engine.revoke(old, "late discovery")
+        stale = jwks.serialize([world.ring.by_kid(old).jwk or {}], 0)  # type: ignore[union-attr]
+
+        def fetch(url: str, missing: tuple[str, ...] = missing, stale: bytes = stale) -> Fetched | None:
+            return None if url in missing else Fetched(stale, "max-age=300, stale-if-error=0")
+
+        engine._observer._web.fetch = fetch  # type: ignore[method-assign]
+        outcome = engine.tick()
+        assert bool(world.ring.by_kid(old).gone) is (missing == urls)  # type: ignore[union-attr]
+        told = any(f"{urls[1]} still serves it" in wait.reason for wait in outcome.plan.waits)
+        assert told is (missing != urls)
 
 
 def test_of_two_urls_that_override_the_longer_header_is_waited_for_whichever_is_asked_first() -> None:
