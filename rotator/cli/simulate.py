@@ -33,9 +33,12 @@ def simulate(
     keyset: Annotated[
         str | None, typer.Argument(metavar="KEYSET", show_default=False, help="Only this key set.")
     ] = None,
-    years: Annotated[float, typer.Option("--years", min=0.001, help="How many years to live through.")] = 10,
+    years: Annotated[
+        float, typer.Option("--years", min=0.001, max=100_000, help="How many years to live through.")
+    ] = 10,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Go on until so many steps are done, instead of years.")
+        int | None,
+        typer.Option("--steps", min=1, show_default=False, help="Go on until so many steps, not years, are done."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Replays everything.")] = 0,
     faults: Annotated[
@@ -57,6 +60,13 @@ def simulate(
     A simulated world: plan and engine are the real ones; stores, CDN, caches, issuers, clocks and people are not. After
     every change it is asked whether any cache that obeys the policy could reject a token. Nothing outside is touched.
     The exit code is 1 when something broke; then the shortest replay that was found is printed.
+
+    Faults: lost, applied, twice, slow, kill, stall, throttle, outage, gap, clock, edge, header, outsider, ledger, key,
+    operator, policy, algorithms.
+
+    Protections: prepublish, cache-stale, verifier-cache, seen-in-public, first-key, retention, signer-lag,
+    token-lifetime, skew, clock-guard, promises-only-grow, proof, drift, old-ledger, intent-first, attempts,
+    compare-and-swap, promoting-first, pointer-before-ledger, fence.
 
     \b
     Examples:
@@ -227,9 +237,10 @@ def _broken(ctx: typer.Context, campaign: Campaign, order: Order, broken: Result
     config = f" --config {ctx.obj}" if ctx.obj else ""
     lacking = f" --without {campaign.gate}" if campaign.gate else ""
     yield "Replay it with:"
+    # Years rounded up: what breaks last has to be in them.
     yield (
         f"  rotator{config} simulate {campaign.keyset.name if ctx.obj else ''}".rstrip()
-        + f" --seed {order.seed} --years {order.span / YEAR:.6f} --faults {listed(order.faults)}"
+        + f" --seed {order.seed} --years {order.span / YEAR + 5e-7:.6f} --faults {listed(order.faults)}"
         f" --workers {order.workers}{lacking}"
     )
 

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import count
+from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 from rotator.ports import Traits
@@ -108,7 +109,8 @@ def run(campaign: Campaign, jobs: int = 1, progress: Callable[[Totals], None] = 
             if not take(_live(order, campaign.gate)):
                 break
         return totals
-    with ProcessPoolExecutor(jobs) as pool:
+    # Not forked: whoever calls this may have threads, of a progress bar for one.
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         under_way = {pool.submit(_live, order, campaign.gate) for _, order in zip(range(jobs), orders, strict=False)}
         more = True
         while under_way:
