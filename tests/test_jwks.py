@@ -285,3 +285,9 @@ def test_the_private_half_of_every_kind_is_seen_as_private() -> None:
 def test_an_unused_exponent_is_written_as_it_is() -> None:
     odd = rsa.generate_private_key(3, 2048)
     assert jwks.public_members(material.spki(odd), algorithm("RS256"))["e"] == b64u(b"\x03")
+
+
+@pytest.mark.parametrize("spki", [b"", b"<html>", bytes.fromhex("302a300506032b65000321") + bytes(33)])
+def test_what_is_no_public_key_makes_no_jwk(spki: bytes) -> None:
+    with pytest.raises(ConfigurationError, match="What should be a public key for EdDSA is no SPKI"):
+        jwks.public_jwk(spki, ALGORITHMS["EdDSA"])
