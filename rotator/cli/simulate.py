@@ -79,9 +79,9 @@ def simulate(
     from rotator.simulate.faults import chosen
     from rotator.simulate.gates import named
 
-    keysets = _keysets(ctx, keyset)
+    keysets, at_once = _keysets(ctx, keyset), jobs or os.cpu_count() or 1
     if gate == "all":
-        raise typer.Exit(max(_table(each, seed, as_json=as_json) for each, _ in keysets))
+        raise typer.Exit(max(_table(each, seed, at_once, as_json=as_json) for each, _ in keysets))
     wanted = chosen(faults) if faults is not None else named(gate).faults if gate else chosen("all")
     facts, broken = [], False
     for each, traits in keysets:
@@ -90,7 +90,7 @@ def simulate(
         campaign = campaigns.Campaign(each, seed, years, steps, wanted, workers, store, gate)
         if not as_json:
             typer.echo(_title(campaign))
-        totals = campaigns.run(campaign, jobs or os.cpu_count() or 1, _progress(campaign, quiet=as_json))
+        totals = campaigns.run(campaign, at_once, _progress(campaign, quiet=as_json))
         broken = broken or totals.broken is not None
         facts.append(_facts(campaign, totals))
         if not as_json:
@@ -245,12 +245,12 @@ def _broken(ctx: typer.Context, campaign: Campaign, order: Order, broken: Result
     )
 
 
-def _table(keyset: KeySet, seed: int, *, as_json: bool) -> int:
+def _table(keyset: KeySet, seed: int, jobs: int, *, as_json: bool) -> int:
     """Print the table of all protections; 0 where the loss of each was noticed."""
     from rotator.simulate.campaign import table
 
     rows = []
-    for caught in table(keyset, seed=seed):
+    for caught in table(keyset, seed=seed, jobs=jobs):
         rows.append(caught)
         if not as_json:
             verdict = f"caught after {caught.steps:,} steps" if caught.violation else "NOT CAUGHT"

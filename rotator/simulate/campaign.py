@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from rotator.ports import Traits
 from rotator.simulate.faults import FAULTS
-from rotator.simulate.gates import GATES, without
+from rotator.simulate.gates import GATES, named, without
 from rotator.simulate.schedule import Order, Result, simulate
 
 if TYPE_CHECKING:
@@ -162,11 +162,11 @@ class Caught:
     violation: str | None
 
 
-def table(keyset: KeySet, *, seed: int = 0, worlds: int = 40) -> Iterator[Caught]:
-    """Take every protection away, one after the other, and see the world break."""
-    for gate in GATES.values():
-        years = worlds * _LIFETIMES * keyset.policy.lifetime / YEAR
-        campaign = Campaign(
+def table(keyset: KeySet, *, seed: int = 0, worlds: int = 40, jobs: int = 1) -> Iterator[Caught]:
+    """Take every protection away, one after the other (``jobs`` at once), and see the world break."""
+    years = worlds * _LIFETIMES * keyset.policy.lifetime / YEAR
+    campaigns = [
+        Campaign(
             keyset,
             seed,
             years,
@@ -174,6 +174,16 @@ def table(keyset: KeySet, *, seed: int = 0, worlds: int = 40) -> Iterator[Caught
             traits=STRAYS if gate.strays else Traits(),
             gate=gate.name,
         )
-        totals = run(campaign)
-        violation = totals.broken.violation if totals.broken else None
-        yield Caught(gate.name, gate.prevents, totals.worlds, totals.steps, violation)
+        for gate in GATES.values()
+    ]
+    if jobs == 1:
+        yield from map(_caught, campaigns)
+        return
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        yield from pool.map(_caught, campaigns)
+
+
+def _caught(campaign: Campaign) -> Caught:
+    totals, gate = run(campaign), named(campaign.gate or "")
+    violation = totals.broken.violation if totals.broken else None
+    return Caught(gate.name, gate.prevents, totals.worlds, totals.steps, violation)
