@@ -118,7 +118,10 @@ class People:
             and not world.amnesia
             and (radius.tokens_until is None or alive[1] > radius.tokens_until + slack)
         ):
-            raise Violation(f"a revoke said that tokens end by {radius.tokens_until}, but one lives until {alive[1]}")
+            raise Violation(
+                f"a revoke said that tokens of {world.called(key.id)} end by {radius.tokens_until}, but one"
+                f" lives until {alive[1]:%Y-%m-%d %H:%M:%S}"
+            )
 
     def policy(self) -> None:
         """Somebody changes durations; what has grown is obeyed once workers know, what has shrunk at once."""

@@ -421,7 +421,9 @@ class World:
                 continue
             # An old ledger cannot put back what an outsider took away before.
             if self.alive(key_id) and (kid in there or self.ring.by_kid(kid)):
-                raise Violation(f"{self.called(key_id)} leaves at {self.now}, but tokens it signed may be alive")
+                raise Violation(
+                    f"{self.called(key_id)} leaves at {self.now:%Y-%m-%d %H:%M:%S}, but tokens it signed may be alive"
+                )
         stored = self.documents.get(document.path)
         before = jwks.parse(stored[0]) if stored else None
         most = max(self.keyset.policy.max_keys, len(before.keys) if before else 0)
@@ -430,11 +432,13 @@ class World:
         # A worker that stalls may still show a key that was revoked meanwhile, until a tick has met the revoke.
         revoked = {kid for kid, at in self.revoked.items() if at < self.ticked}
         if back := (kids & (self.withdrawn | revoked)) - there:
-            raise Violation(f"{', '.join(sorted(back))} had left, and comes back")
+            raise Violation(
+                f"{', '.join(f'key {self.lives[kid].number}' for kid in sorted(back))} had left, and comes back"
+            )
         for kid in (before.kids() if before else set()) & kids & self.lives.keys():
             was = before.key(kid) if before else None
             if was != parsed.key(kid) and self.lives[kid].signs and was == self._made_as(kid):
-                raise Violation(f"a member of {kid} changes while it is public")
+                raise Violation(f"a member of key {self.lives[kid].number} changes while it is public")
         self.withdrawn |= ((before.kids() if before else set()) & self.lives.keys()) - kids - self._standing_by()
 
     def _shown_now(self, document: PublicDocument) -> set[str]:
