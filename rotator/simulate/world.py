@@ -386,7 +386,9 @@ class World:
             ends = [(copy.until or self.now) + copy.staleness + self.truth.verifier_cache for copy in lacking]
             self.early[kid] = max(ends, default=self.now)
             return
-        self.emergencies.discard(alg)
+        if kid not in self.revoked:
+            # A stalled promotion of a revoked key that ends after all ends no emergency.
+            self.emergencies.discard(alg)
         for document in self.keyset.documents_of(alg):
             for copy in self.views(document.name):
                 if copy.outsider and copy.since > self.looked.get(worker, START):
