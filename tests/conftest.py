@@ -20,6 +20,20 @@ settings.register_profile("plain", PATIENT, max_examples=40, derandomize=True)
 settings.register_profile("thorough", PATIENT, max_examples=500, database=None, print_blob=True)
 settings.load_profile("plain")
 
+# Counting lines doubles the time of a test. The tests in these files reach every branch of keys/ and engine/ (.ci/run
+# judges nothing else); those of other files, and long lives (no_cover), run without.
+COUNTED = {
+    *("adopt", "adoption", "attacks", "cautions", "discovery", "emergency", "engine", "facts", "jwks"),
+    *("keyring", "ledger_json", "material", "odd_input", "plan", "policy", "publication", "recover_command"),
+    *("recovery", "upkeep", "verification", "views"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name != "tests" or item.path.stem.removeprefix("test_") not in COUNTED:
+            item.add_marker("no_cover")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _environment() -> Iterator[None]:

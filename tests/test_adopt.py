@@ -105,6 +105,7 @@ def refused(done: Result, *words: str, code: int = 3) -> str:
 # -- a whole life ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.no_cover
 def test_an_adopted_key_set_rotates_twice_and_no_token_is_rejected(owner: Owner) -> None:
     before = owner.has("last-year")
     now = owner.has("2026/№1", x5t="AA", note=["kept"])

@@ -1012,6 +1012,7 @@ DURATIONS = (
 
 @pytest.mark.parametrize("duration", DURATIONS)
 @pytest.mark.parametrize("factor", [0.25, 3], ids=["shorter", "longer"])
+@pytest.mark.no_cover
 def test_a_duration_that_changes_in_the_middle_of_a_promotion_rejects_no_token(duration: str, factor: float) -> None:
     changed(duration, factor, hours=49)
 
@@ -1044,6 +1045,7 @@ def changed(duration: str, factor: float, hours: int) -> None:
     assert len([key for key in world.ring.keys if key.activated_at]) + len(world.ring.retired) >= 2
 
 
+@pytest.mark.no_cover
 def test_the_keys_of_an_algorithm_that_ended_leave_the_ledger_but_for_two() -> None:
     world = founded(policy=replace(BOTH, lifetime=timedelta(hours=30), token_lifetime=3 * DAY))
     world.run(6 * DAY, every=timedelta(hours=2))

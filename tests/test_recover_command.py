@@ -318,6 +318,7 @@ def on_aws(strict_moto_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return person
 
 
+@pytest.mark.no_cover
 def test_a_deleted_ledger_comes_back_from_its_versions(on_aws: OnAws) -> None:
     before, newest = on_aws.all_keys(), on_aws.versions()[0]
     on_aws.lose()
@@ -339,6 +340,7 @@ def test_a_version_may_be_named(on_aws: OnAws) -> None:
     assert on_aws.does("tick").exit_code == 0
 
 
+@pytest.mark.no_cover
 def test_without_versions_it_is_rebuilt_from_secrets_manager(on_aws: OnAws) -> None:
     before = on_aws.all_keys()
     on_aws.lose()

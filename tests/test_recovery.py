@@ -967,7 +967,8 @@ def test_whatever_stands_in_public_a_rebuilt_ledger_is_sound_and_lets_no_key_go(
 
 
 @pytest.mark.parametrize("kind", [Lasting, Remembering])
-@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(n, marks=pytest.mark.slow) for n in range(3, 12))])
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 12))])
+@pytest.mark.no_cover
 def test_a_life_with_losses_rejects_no_token(seed: int, kind: type[Lasting]) -> None:
     rng = random.Random(seed)
     policy = replace(POLICY, lifetime=3 * DAY, token_lifetime=timedelta(hours=rng.choice([1, 30])))

@@ -128,6 +128,7 @@ def test_what_is_listed_is_what_a_sweep_discards(world: World) -> None:
     assert world.discarded == {"handle-of-a-stray", "handle-of-a-young-one"}
 
 
+@pytest.mark.no_cover
 def test_on_request_it_is_discarded_at_once(world: World) -> None:
     told = engine(world).upkeep().discard()
     assert [left.handle for left in told if left.spared is None] == ["handle-of-a-stray"]
