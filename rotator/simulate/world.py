@@ -331,6 +331,8 @@ class World:
     def obey(self, truth: Policy) -> None:
         """Caches, issuers and tokens obey ``truth`` from now on; what was read or signed before keeps its promise."""
         old, self.truth, self.changed_at = self.truth, truth, self.now
+        longer = max(truth.verifier_cache - old.verifier_cache, timedelta(0))
+        self.early = {kid: until + longer for kid, until in self.early.items()}
         for key_id, promise in self.promises.items():
             if self.named_until.get(key_id) is None:
                 promise.signed_until = max(promise.signed_until, self.now + old.signer_lag)
