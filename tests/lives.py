@@ -72,6 +72,10 @@ class Phase:
     error: RotatorError | None
     state: dict[str, Any]
 
+    def differs_from(self, fair: Phase) -> dict[str, Any]:
+        """What is not as in ``fair``: as it is here, and as it is there."""
+        return {name: (told, fair.state[name]) for name, told in self.state.items() if told != fair.state[name]}
+
 
 class Life:
     """A key set of its own in the account behind ``proxy``."""

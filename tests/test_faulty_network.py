@@ -107,15 +107,15 @@ def ends_alike(lives: Lives, *, every: bool) -> None:
     for row, lived in zip(rows, lives.all(acts), strict=True):
         for phase, trial in row.items():
             told = lived[phase]
-            if told.state != lives.fair[phase].state:
-                faults.append(f"{phase}, {trial}: {told.state}")
+            if unlike := told.differs_from(lives.fair[phase]):
+                faults.append(f"{phase}, {trial}: {unlike}")
             if trial and told.hit:
                 met[trial[1]] += 1
                 failed += told.error is not None
             elif trial:
                 missed.append((phase, trial))
     print(f"\n{sum(met.values())} faults in {len(rows)} lives: {dict(met)}; {failed} commands failed")  # noqa: T201 - quoted in the README
-    assert faults == []
+    assert not faults, "\n".join(faults)
     # A fault before may have made a tick shorter or longer than the fair one was.
     assert len(missed) <= sum(met.values()) / 20, missed
     assert failed > sum(met.values()) / 10, "boto3 alone hid nearly every fault: nothing was proven of rotator"
@@ -143,6 +143,6 @@ def test_in_a_storm_a_life_ends_in_the_same_state(lives: Lives) -> None:
     for seed, lived in zip(seeds, lives.all([dict.fromkeys(PHASES, storm(seed)) for seed in seeds]), strict=True):
         for phase, told in lived.items():
             hit += len(told.hit)
-            assert told.state == lives.fair[phase].state, f"seed {seed}, {phase}"
+            assert not told.differs_from(lives.fair[phase]), f"seed {seed}, {phase}"
     print(f"\n{hit} faults at random in {len(seeds)} lives")  # noqa: T201 - quoted in the README
     assert hit > len(seeds) * 5

@@ -101,11 +101,11 @@ def test_after_a_kill_at_any_call_a_life_ends_in_the_same_state(lives: Lives, *,
     faults, died = [], 0
     for row, lived in zip(rows, lives.all(rows), strict=True):
         for phase, told in lived.items():
-            if told.state != lives.fair[phase].state:
-                faults.append(f"{phase}, killed at {told.hit}: {told.state}")
+            if unlike := told.differs_from(lives.fair[phase]):
+                faults.append(f"{phase} of {list(row)}, {told.hit}, {told.error}: {unlike}")
         died += sum(killed.died for killed in row.values())
     calls = {phase: len(told.calls) for phase, told in lives.fair.items()}
     print(f"\n{died} processes killed, at each of these calls: {calls}")  # noqa: T201 - quoted in the README
-    assert faults == []
+    assert not faults, "\n".join(faults)
     # What a life went through before may leave less to do, or less to look through.
     assert died >= 0.9 * sum(calls.values())
