@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rotator.engine.observe import Observer, unknown
+from rotator.engine.observe import unknown
 from rotator.engine.steps import Steps
 from rotator.errors import RotatorError
-from rotator.keys import facts, plan, publication
+from rotator.keys import plan, publication
 from rotator.keys.jwks import serialize
 from rotator.keys.keyring import Stage
 from rotator.ports import Traits
+from rotator.simulate.gates import without
 from tests.test_attacks import (
     grown_over_copies_that_lack_the_key,
     overwritten_between_document_and_ledger,
@@ -57,18 +58,13 @@ def races(world: World, seed: int) -> None:
         turns.run({worker: functools.partial(work, worker) for worker in "ab"})
 
 
-def never(*_: Any) -> Any:
-    yield from ()
-
-
 def test_with_every_protection_nothing_breaks() -> None:
     life(World(policy=FAST))
 
 
-def test_without_prepublish_a_cache_lacks_the_key_that_signs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "gate", lambda _, key: key.published_at)
+def test_without_prepublish_a_cache_lacks_the_key_that_signs() -> None:
     world = World(policy=replace(FAST, lifetime=timedelta(hours=3)))
-    with pytest.raises(Violation, match="a cache may hold a copy without it"):
+    with without("prepublish"), pytest.raises(Violation, match="a cache may hold a copy without it"):
         life(world)
 
 
@@ -83,27 +79,18 @@ def test_without_verifier_cache_a_verifier_lacks_the_key_that_signs() -> None:
         lied_to.tick()
 
 
-@pytest.mark.parametrize("forgotten", ["signer_lag", "token_lifetime"])
-def test_without_a_part_of_retention_a_key_leaves_too_early(monkeypatch: pytest.MonkeyPatch, forgotten: str) -> None:
-    def too_early(policy: Any, key: Any, at: Any) -> Any:
-        return honest(policy, key, at) - getattr(policy, forgotten) - timedelta(minutes=5)
-
-    honest = plan.withdraw_at
-    monkeypatch.setattr(plan, "withdraw_at", too_early)
-    world = World(policy=replace(FAST, token_lifetime=timedelta(hours=3)))
-    with pytest.raises(Violation, match="tokens it signed may be alive"):
-        life(world)
-
-
-def test_without_signer_lag_a_private_half_stops_while_issuers_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "stop_at", lambda _policy, _key, at: at)
-    with pytest.raises(Violation, match="disabled while issuers may sign"):
+@pytest.mark.parametrize("gate", ["retention", "token-lifetime"])
+def test_without_a_part_of_retention_a_key_leaves_too_early(gate: str) -> None:
+    with without(gate), pytest.raises(Violation, match="tokens it signed may be alive"):
         life(World(policy=FAST))
 
 
-def test_without_taking_back_a_restored_document_goes_unnoticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    rules = tuple(never if rule is plan._restored else rule for rule in plan.RULES)
-    monkeypatch.setattr(plan, "RULES", rules)
+def test_without_signer_lag_a_private_half_stops_while_issuers_use_it() -> None:
+    with without("signer-lag"), pytest.raises(Violation, match="disabled while issuers may sign"):
+        life(World(policy=FAST))
+
+
+def test_without_taking_back_a_restored_document_goes_unnoticed() -> None:
     world = World(policy=replace(FAST, lifetime=timedelta(hours=30)))
     world.init()
     world.tick()
@@ -111,7 +98,7 @@ def test_without_taking_back_a_restored_document_goes_unnoticed(monkeypatch: pyt
     world.advance(timedelta(hours=29, minutes=30))
     world.restore(serialize(old, 0))
     world.advance(timedelta(minutes=31))
-    with pytest.raises(Violation, match="a cache may hold a copy without it"):
+    with without("drift"), pytest.raises(Violation, match="a cache may hold a copy without it"):
         world.tick()
 
 
@@ -160,16 +147,9 @@ def keys_lost_at_a_founding(cut: int) -> set[str]:
     return {intent for intent, _, _ in world.creations} - {key.id for key in world.ring.keys}
 
 
-def test_without_promoting_first_a_half_done_promotion_looks_like_drift(monkeypatch: pytest.MonkeyPatch) -> None:
-    def blind(self: Steps, step: Any, world: Any) -> None:
-        # The obvious order: move the pointer, then write down that it moved.
-        key = self._key(world, step)
-        world.pointers[key.alg] = self._keys.move_pointer(world.pointers[key.alg], self._ref(key))
-        ring = facts.activated(world.ring, self.keyset.policy, key.id, None, self.now(world.ring))
-        self.commit(world, ring, step)
-
-    monkeypatch.setattr(Steps, "_promote", blind)
-    assert broken(exposed_by_a_race)
+def test_without_promoting_first_a_half_done_promotion_looks_like_drift() -> None:
+    with without("promoting-first"):
+        assert broken(exposed_by_a_race)
 
 
 def exposed_by_a_race(seed: int) -> None:
@@ -190,21 +170,10 @@ def test_with_promoting_first_no_race_undoes_a_promotion() -> None:
 def test_without_the_pointer_read_before_the_ledger_a_promotion_looks_like_drift(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    honest = Observer.observe
-
-    def ledger_first(self: Observer, before: Any = None) -> Any:
-        found = self._ledger.read()
-        known = self._ledger.read
-        self._ledger.read = lambda: found  # type: ignore[method-assign]
-        try:
-            return honest(self, before)
-        finally:
-            self._ledger.read = known  # type: ignore[method-assign]
-
-    monkeypatch.setattr(Observer, "observe", ledger_first)
     # Noting that the pointer strayed loses the same race: without it, too.
     monkeypatch.setattr(Steps, "_note_astray", lambda *_: None)
-    assert broken(exposed_by_a_race)
+    with without("pointer-before-ledger"):
+        assert broken(exposed_by_a_race)
 
 
 def test_without_a_fence_a_stalled_worker_hands_the_pointer_to_a_revoked_key(monkeypatch: pytest.MonkeyPatch) -> None:
