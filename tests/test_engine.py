@@ -404,6 +404,23 @@ def test_wherever_a_repair_of_the_pointer_dies_it_is_known_until_when_issuers_we
     assert at > 5
 
 
+def test_a_current_key_revoked_while_the_pointer_is_led_back_to_it_has_an_heir_that_signs() -> None:
+    for cut in range(30):
+        world = founded()
+        leaked, heir = world.kid(Stage.CURRENT), world.kid(Stage.NEXT)
+        world.move_pointer_by_hand("EdDSA", world.ring.by_kid(heir).id)  # type: ignore[union-attr]
+        world.arm("kill-after", cut)
+        world.try_tick()
+        if world.fault:
+            break
+        world.engine("person").revoke(leaked, "leaked")
+        world.tick()
+        current = world.ring.current("EdDSA")
+        # Whoever was led to it already, or is led to it now: with a second one that is ready, issuers go on.
+        assert current or world.ring.succession("EdDSA").forced_at, cut
+    assert cut > 5
+
+
 def test_a_pointer_at_a_key_that_the_ledger_does_not_know_stops_everything() -> None:
     world = founded()
     world.move_pointer_by_hand("EdDSA", "somebody-else")

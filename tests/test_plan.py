@@ -452,6 +452,11 @@ def test_a_pointer_that_was_led_away_unrecorded_supersedes_before_anything_leave
     assert ask(of, world(of, pointers={})).step is None
 
 
+def test_a_pointer_that_was_led_away_from_the_heir_of_a_revoked_key_is_moved_to_it_again() -> None:
+    of = ring(key("c", "current", revoked_at=NOW), key("n", "next", promoting_at=NOW, forced=True, astray=True))
+    assert step_of(ask(of, world(of, pointers={"EdDSA": "c"}))) == ("activate", "n")
+
+
 def test_a_pointer_that_names_a_key_before_it_was_made_tells_of_an_old_ledger() -> None:
     of = ring(CURRENT, key("x", "intended"))
     with pytest.raises(Refused, match=r"\(intent x\) that the ledger has yet to make: .* 'rotator recover'"):

@@ -412,7 +412,8 @@ def _pointer(v: View) -> Iterator[Finding]:
 
 def _astray(v: View) -> Iterator[Finding]:
     for key in v.ring.keys:
-        if key.astray and v.observed.pointers.get(key.alg, key.id) != key.id:
+        # The heir of a revoked key is about to sign again: superseded, it would leave issuers without any.
+        if key.astray and not key.promoting and v.observed.pointers.get(key.alg, key.id) != key.id:
             reason = "the pointer was on it, and whoever led it away did not come to say so"
             yield Supersede(alg=key.alg, key=key.id, kid=key.kid, reason=reason)
 
