@@ -41,13 +41,13 @@ def test_a_key_lives_from_pending_to_retired() -> None:
     world = World()
     world.init()
     seen: dict[str, list[str]] = {}
-    for _ in range(12 * 70):
+    for _ in range(6 * 70):
         world.tick()
         for key_id, stage in world.stages().items():
             stages = seen.setdefault(key_id, [])
             if stages[-1:] != [stage]:
                 stages.append(stage)
-        world.advance(2 * HOUR)
+        world.advance(4 * HOUR)
     assert seen.popitem()[1] == ["next"]
     lives = list(seen.values())
     # The founding key signs in the tick that makes it; its successors pass through every stage.
@@ -90,7 +90,7 @@ def test_a_daemon_away_for_a_year_is_late_and_nothing_else() -> None:
 @pytest.mark.no_cover
 def test_two_algorithms_each_have_their_own_succession(traits: Traits) -> None:
     world = founded(policy=replace(POLICY, algorithms=("EdDSA", "ES256")), traits=traits)
-    world.run(70 * DAY, every=6 * HOUR)
+    world.run(70 * DAY, every=12 * HOUR)
     ring = world.ring
     assert ring.current("EdDSA")
     assert ring.current("ES256")
@@ -129,7 +129,7 @@ STORES = pytest.mark.parametrize("traits", [Traits(), KMS_LIKE], ids=["idempoten
 @STORES
 @pytest.mark.no_cover
 def test_a_fault_at_some_effects_changes_no_outcome(how: str, traits: Traits) -> None:
-    a_fault_changes_no_outcome(how, traits, every=12)
+    a_fault_changes_no_outcome(how, traits, every=20)
 
 
 @pytest.mark.slow
@@ -187,7 +187,7 @@ def a_first_start_is_repaired(how: str, effects: range) -> None:
 
 @STORES
 def test_three_first_starts_make_one_key_set(traits: Traits) -> None:
-    first_starts(range(15), traits)
+    first_starts(range(10), traits)
 
 
 @pytest.mark.slow
@@ -219,7 +219,7 @@ STALLS = pytest.mark.parametrize("stall", [timedelta(0), timedelta(minutes=3), t
 @STALLS
 @pytest.mark.no_cover
 def test_two_workers_in_one_promotion_in_random_order(stall: timedelta) -> None:
-    race(range(12), stall)
+    race(range(8), stall)
 
 
 @pytest.mark.slow
