@@ -103,6 +103,12 @@ class Life:
         with _building, patch.object(app, "now", lambda: datetime.now(UTC) + self.ahead):
             return app.engines(self._configuration)["acme"]
 
+    @property
+    def revoked(self) -> bool:
+        """Whether the revoke of :attr:`stolen` is recorded."""
+        key = self.engine.ledger().by_kid(self.stolen)
+        return bool(key and key.revoked_at)
+
     def live(self, phase: str, act: Act) -> Phase:
         """``phase`` as ``act`` does it, in whatever weather; then time passes in fair weather, and all is put right."""
         self.wait(PHASES[phase])

@@ -54,8 +54,10 @@ class Killed:
         life.proxy.begin(weather)
         with running:
             wait(lambda: not running.running() or life.proxy.quiet(QUIET_WHEN_FAIR))
-        # The person who ran init sees that it did not end, and runs it again; anything else is up to the daemon.
-        done_by_process(life, phase if phase == "init" else "daemon", QUIET)
+        # A person who sees that nothing was recorded says it again; anything else is up to the daemon. (Were the daemon
+        # first, it would end the promotion in whose middle the key was to be revoked: right, and another end.)
+        unheard = phase == "init" or (phase.startswith("revoke") and not life.revoked)
+        done_by_process(life, phase if unheard else "daemon", QUIET)
 
 
 def done_by_process(life: Life, phase: str, quiet: float = QUIET_WHEN_FAIR) -> None:
