@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from rotator.cli import app
 from rotator.settings import table
+from rotator.simulate.gates import GATES
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -38,3 +39,10 @@ def test_every_file_that_the_readme_names_exists() -> None:
     root = README.parent
     for name in re.findall(r"`((?:rotator|config|deploy|tests)/[\w./-]+)`", README.read_text()):
         assert (root / name).exists(), name
+
+
+def test_the_table_of_protections_lists_each_with_what_it_prevents() -> None:
+    rows = re.findall(
+        r"^\| `([\w-]+)` \| (.+?) \| ([\d,]+) \| .+ \|$", between("<!-- gates -->", "<!-- /gates -->"), re.MULTILINE
+    )
+    assert [(name, prevents) for name, prevents, _ in rows] == [(gate.name, gate.prevents) for gate in GATES.values()]

@@ -333,7 +333,7 @@ _TABLE = (
     ),
     Gate(
         "pointer-before-ledger",
-        "a promotion that ended between two reads looks like drift, and is undone",
+        "a promotion that ended between two reads looks like drift, or the ledger like an old one",
         _all("operator", "stall", "kill", "lost", "applied"),
         _ledger_first,
     ),
