@@ -622,6 +622,9 @@ def test_the_cost_of_a_key_that_the_pointer_strayed_to_once() -> None:
     strayed = key("x", "next", NOW - 9 * DAY, superseded_at=NOW - HOUR)
     radius = cost([CURRENT, NEXT, strayed], "x")
     assert (radius.stage, radius.signed_from) == (Stage.PREVIOUS, NOW - 9 * DAY)
+    # It was about to be led away from there, and nobody came to say when it was.
+    astray = cost([CURRENT, NEXT, key("x", "next", NOW - 9 * DAY, astray=True)], "x")
+    assert (astray.signed_from, astray.tokens_until) == (NOW - 9 * DAY, NOW + 3 * HOUR + 5 * MINUTE)
     unseen = key("x", "made", superseded_at=NOW - HOUR)
     assert "since an unknown time is rejected" in cost([CURRENT, NEXT, unseen], "x").sentences[0]
 

@@ -374,14 +374,15 @@ def blast_radius(ring: Keyring, keyset: KeySet, kid: str, now: datetime) -> Blas
     replaced = [entry.until for facts in ring.documents.values() for entry in facts.served if entry.until]
     trusted_until = max([fetched_until + staleness, *replaced]) + policy.verifier_cache
     early_until = opens if opens and opens > now else None
-    signed_from = key.activated_at or key.promoting_at or (key.superseded_at and key.published_at)
+    signed_from = key.activated_at or key.promoting_at or (key.published_at if key.exposed else None)
     if key.adopted:
         # Others signed with it before: nobody wrote down since when.
         signed_from = None
     tokens_until = last_signature = None
     # In the middle of its promotion the pointer may name it already.
     if key.exposed or key.promoting_at:
-        stopped_at = key.superseded_at or (key.disabled_at if key.revoked_at else None)
+        # Until somebody says that the pointer was led away from it, issuers may sign with it.
+        stopped_at = None if key.astray else key.superseded_at or (key.disabled_at if key.revoked_at else None)
         last_signature = (stopped_at or now) + max(key.signer_lag, policy.signer_lag)
         tokens_until = (
             last_signature

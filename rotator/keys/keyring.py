@@ -123,7 +123,7 @@ class Key:
     @property
     def exposed(self) -> bool:
         """Whether an issuer may ever have signed with it."""
-        return self.activated_at is not None or self.superseded_at is not None
+        return self.activated_at is not None or self.superseded_at is not None or self.astray
 
     @property
     def standby(self) -> bool:
