@@ -358,10 +358,11 @@ def explain(ring: Keyring, keyset: KeySet, observed: Observed) -> None:
                 f" {'has yet to make' if unmade else 'does not know'}: the ledger is older than the world. Nothing was"
                 " changed. Run 'rotator recover' (README, 'Lost ledger')."
             )
+    blind = not {*keyset.policy.algorithms, *ring.algorithms()} <= observed.pointers.keys()
     for document in keyset.documents:
         seen = observed.documents.get(document.name, _NOTHING)
         # The document was read before the ledger: it cannot come from a revision that the ledger has yet to reach.
-        if seen.jwks and newer(ring, seen):
+        if seen.jwks and newer(ring, seen, blind=blind):
             raise Outdated(
                 f"Key set {keyset.name}: {document.path} was made from ledger revision {seen.jwks.revision}, but the"
                 f" ledger is at {ring.revision}: the ledger is older than the world. Nothing was changed. Run 'rotator"

@@ -99,13 +99,16 @@ def _shown(kid: str) -> str:
     return "".join(letter if letter.isprintable() else "�" for letter in kid[:64])
 
 
-def newer(ring: Keyring, seen: Seen) -> bool:
+def newer(ring: Keyring, seen: Seen, *, blind: bool = False) -> bool:
     """Whether the document was made from a revision that this ledger has yet to reach.
 
-    One without any key of ours was made from another ledger: somebody overwrote ours with it, and it is put back.
+    One without any key of ours was made from another ledger: somebody overwrote ours with it, and it is put back. Or
+    ours is so old that every key has changed since: then the pointers tell, unless they cannot be read (``blind``).
     """
     revision = seen.jwks.revision if seen.jwks else None
-    return revision is not None and revision > ring.revision and not seen.kids().isdisjoint(ring.kids())
+    if revision is None or revision <= ring.revision:
+        return False
+    return blind or not seen.kids().isdisjoint(ring.kids())
 
 
 def project(ring: Keyring, document: PublicDocument, seen: Seen, max_keys: int | None = None) -> list[Jwk]:

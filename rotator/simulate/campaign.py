@@ -145,7 +145,8 @@ def shortest(campaign: Campaign, broken: Result, seconds: float = _SHORTEN) -> t
                 break
             result = _live(candidate, campaign.gate)
             if result.violation and result.steps <= 2 * best.steps:
-                order = replace(candidate, span=result.ended - result.began + timedelta(seconds=1))
+                # What breaks while the world comes to rest breaks so after just this span.
+                order = replace(candidate, span=min(candidate.span, result.ended - result.began + timedelta(seconds=1)))
                 best, smaller = result, True
                 break
     return order, best

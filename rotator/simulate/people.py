@@ -146,7 +146,7 @@ class People:
         old = world.keyset.policy
         named = old.algorithms
         pool = [alg for alg in (*self.schedule.base.algorithms, *_OTHERS) if alg not in named]
-        gone = [alg for alg in {key.alg for key in self.schedule.known() if not key.destroyed_at} if alg not in named]
+        gone = sorted({key.alg for key in self.schedule.known() if not key.destroyed_at} - {*named})
         kind = self.rng.choice(("add", "remove", "retire"))
         if kind == "add" and pool and not gone:
             algorithms = (*named, self.rng.choice(pool))

@@ -366,9 +366,10 @@ class World:
         if (handle := self.handles.get(key_id, "")) in self.broken and (worker, handle) not in self.proved:
             raise Violation(f"{self.called(key_id)} signs, but what it signs does not verify with its public half")
         there = (self.pointers.get(alg) or Pointer(None, "")).id or ""
-        if key_id not in self.named_until or self.amnesia:
+        if key_id not in self.named_until or self.amnesia or not there:
             self._check_known(worker, alg, key_id, kid)
-        if key_id not in self.named_until or there == key_id:
+        # Where the pointer names nothing, because a worker stalls in the end of an algorithm, nothing is undone.
+        if key_id not in self.named_until or there in {key_id, ""}:
             return
         if self.amnesia and not self.ring.remembers(there):
             raise Violation(f"a ledger older than the world leads issuers of {alg} back to {self.called(key_id)}")
