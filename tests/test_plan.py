@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rotator.errors import Refused
+from rotator.errors import Outdated, Refused
 from rotator.keys import plan as planning
 from rotator.keys.jwks import Jwk, PublicSet
 from rotator.keys.keyring import DocumentFacts, Key, Keyring, Retired, Served, Stage, Succession
@@ -393,6 +393,16 @@ def test_a_document_of_another_ledger_altogether_is_put_right() -> None:
     assert step_of(ask(QUIET, world(QUIET, documents={"jwks": theirs}))) == ("unpublish", "jwks")
     of = ring(CURRENT, key("n", "made"))
     assert step_of(ask(of, world(of, documents={"jwks": theirs}))) == ("publish", "jwks")
+
+
+def test_another_ledgers_document_is_left_alone_while_a_pointer_that_could_tell_is_unread() -> None:
+    # It may be ours, and the ledger so old that every key has changed since.
+    theirs = [jwk_of("theirs")]
+    with pytest.raises(Outdated, match="made from ledger revision 8, but the ledger is at 7"):
+        ask(QUIET, world(QUIET, pointers={}, documents={"jwks": seen(theirs, revision=8)}))
+    for revision in (None, 7):
+        stranger = seen(theirs, revision=revision)
+        assert step_of(ask(QUIET, world(QUIET, pointers={}, documents={"jwks": stranger}))) == ("unpublish", "jwks")
 
 
 def test_a_document_that_the_ledger_never_wrote_is_refused() -> None:
