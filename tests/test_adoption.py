@@ -23,7 +23,8 @@ from rotator.keys.halves import Half, is_encrypted, read_halves
 from rotator.keys.keyring import Stage, from_json, to_json
 from rotator.keys.policy import KeySet, Policy, PublicDocument
 from rotator.ports import Fetched, Headers, KeyRef, Pointer, StoredKey, Takeover
-from tests.world import POLICY, START, Killed, Ports, Turns, Violation, World
+from rotator.simulate.world import Killed, Violation
+from tests.world import POLICY, START, Ports, Turns, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

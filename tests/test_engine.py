@@ -17,7 +17,8 @@ from rotator.keys import jwks
 from rotator.keys.keyring import Keyring, Stage, from_json
 from rotator.keys.policy import Policy
 from rotator.ports import Fetched, Headers, Traits
-from tests.world import POLICY, Killed, Ports, Turns, World
+from rotator.simulate.world import Killed
+from tests.world import POLICY, Ports, Turns, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable

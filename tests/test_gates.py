@@ -20,13 +20,14 @@ from rotator.keys.jwks import serialize
 from rotator.keys.keyring import Stage
 from rotator.ports import Traits
 from rotator.simulate.gates import without
+from rotator.simulate.world import Killed, Violation
 from tests.test_attacks import (
     grown_over_copies_that_lack_the_key,
     overwritten_between_document_and_ledger,
     overwritten_while_a_look_stalls,
     set_back_while_the_pointer_moves,
 )
-from tests.world import POLICY, Killed, Ports, Turns, Violation, World
+from tests.world import POLICY, Ports, Turns, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,7 +25,8 @@ from rotator.keys.policy import KeySet, PublicDocument
 from rotator.keys.publication import Seen, project
 from rotator.keys.recovery import LEAP, Found, Rebuilt, changes, rebuild, revoke
 from rotator.ports import Held, PastVersion
-from tests.world import POLICY, START, Fault, Killed, Ports, Turns, Violation, World
+from rotator.simulate.world import Killed, Violation
+from tests.world import POLICY, START, Fault, Ports, Turns, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

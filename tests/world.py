@@ -7,7 +7,9 @@ each change, whether *any* cache that obeys the policy could reject a token. A w
     world = World()
     world.init()
     world.run(days=90)            # ticks every hour, checks everything
-    assert world.stage_counts()["retired"] >= 1
+    assert "retired" in world.stages().values()
+
+Ports are those of ``rotator simulate``; this world is smaller: one key set, one edge, and what a story makes happen.
 """
 
 from __future__ import annotations
@@ -15,35 +17,32 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rotator.engine import Engine, Outcome, Report
-from rotator.errors import Conflict, RotatorError, StoreError
-from rotator.keys import jwks, material
+from rotator.errors import RotatorError, StoreError
+from rotator.keys import jwks
 from rotator.keys.algorithms import PRIVATE_MEMBERS
 from rotator.keys.keyring import Keyring, Stage, from_json
 from rotator.keys.policy import KeySet, Policy, PublicDocument, staleness_of
-from rotator.ports import Document, Fetched, Headers, Intent, KeyRef, Pointer, Reading, StoredKey, Stray, Traits
+from rotator.ports import Fetched, Headers, Pointer, Traits
+from rotator.simulate import ports as simulated
+from rotator.simulate.mint import Mint
+from rotator.simulate.world import Killed, Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable
 
-    from rotator.keys.algorithms import Algorithm
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
+#: Until when a key was named that never was.
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+
 #: A policy whose gates are hours apart, so that stories can stand just before and just after each of them.
 POLICY = Policy(algorithms=("EdDSA",), interval=timedelta(minutes=1))
-
-
-class Killed(BaseException):
-    """The worker's process is gone: nothing after this line of its runs."""
-
-
-class Violation(AssertionError):
-    """A token could be rejected because of a rotation, or another invariant broke."""
 
 
 @dataclass
@@ -67,6 +66,7 @@ class Fault:
 
 @dataclass
 class World:
+    mint: ClassVar[Mint] = Mint()
     policy: Policy = POLICY
     traits: Traits = field(default_factory=Traits)
     urls: tuple[str, ...] = ()
@@ -101,6 +101,10 @@ class World:
         self.unreachable: set[str] = set()
         self.store_date: Callable[[], datetime | None] = lambda: None
         self.invalidations: list[str] = []
+        self.ledger_path = "acme/ledger.json"
+        self.looked: dict[str, datetime] = {}
+        self.broken: set[str] = set()
+        self.proved: set[tuple[str, str]] = set()
         self._ring: tuple[bytes, Keyring] | None = None
         self.configure(self.policy)
 
@@ -213,8 +217,34 @@ class World:
         self.handles[key_id] = handle
         self.strays_staged += 1
 
+    def made(self, key_id: str, handle: str, _alg: str, _kid: str, private: Any) -> None:
+        """A private key came to be."""
+        self.handles[key_id], self.private[handle] = handle, private
+
+    def stopped(self, handle: str) -> bool:
+        """Whether the key store signs with it no more."""
+        return handle in self.disabled | self.destroyed
+
+    def called(self, key_id: str) -> str:
+        """How a violation speaks of a key."""
+        key = self.ring.key(key_id)
+        return str(key and key.kid)
+
+    def fetch(self, _worker: str, _document: PublicDocument, _url: str) -> Fetched | None:
+        """What one edge shows, which follows the origin ``edge_lag`` later."""
+        visible = [version for version in self.versions if version.since <= self.now - self.edge_lag]
+        if not visible:
+            return None
+        keys = [{"kid": kid, **(self._jwk(kid) or {})} for kid in sorted(visible[-1].kids)]
+        cache_control = self.edge_headers or self.documents["acme/jwks.json"][2].cache_control
+        return Fetched(jwks.serialize(keys, 0), cache_control)
+
+    def _jwk(self, kid: str) -> jwks.Jwk | None:
+        key = self.ring.by_kid(kid)
+        return key.jwk if key else None
+
     def move_pointer_by_hand(self, alg: str, key_id: str) -> None:
-        self._point(alg, key_id)
+        self.point(alg, key_id)
 
     # -- the checker ---------------------------------------------------------------------------------------------
 
@@ -229,7 +259,7 @@ class World:
             self.versions.append(Version(parsed.kids() if parsed else set(), staleness, self.now))
         return version
 
-    def _point(self, alg: str, key_id: str | None) -> Pointer:
+    def point(self, alg: str, key_id: str | None) -> Pointer:
         before = self.pointers.get(alg)
         if before and before.id and before.id != key_id:
             self.named_until[before.id] = self.now
@@ -247,8 +277,10 @@ class World:
             if version.until is None or version.until + version.staleness + self.policy.verifier_cache > self.now
         ]
 
-    def check_sign(self, key_id: str) -> None:
+    def check_moved(self, _worker: str, _alg: str, key_id: str | None) -> None:
         """Invariant 1: whoever signs from now on is known to every cache. (A forced key is announced.)"""
+        if key_id is None or key_id in self.named_until:
+            return
         key = self.ring.key(key_id)
         assert key
         if key.forced or key.revoked_at:
@@ -272,6 +304,13 @@ class World:
                 raise Violation(f"{key.kid} left at {self.now}, but tokens it signed may be alive")
         if length != len(kids) or length > self.policy.max_keys:
             raise Violation(f"{length} keys with {len(kids)} kids in the document; max_keys {self.policy.max_keys}")
+
+    def check_disabled(self, key_id: str, name: str) -> None:
+        """No private half stops while issuers may sign with it."""
+        until, key = self.named_until.get(key_id, NEVER), self.ring.key(key_id)
+        assert key
+        if not key.revoked_at and (until is None or self.now < until + self.policy.signer_lag):
+            raise Violation(f"{name} was disabled while issuers may sign with it")
 
     def check(self) -> None:
         """What must hold between any two effects."""
@@ -337,44 +376,13 @@ class Turns:
             raise self.errors[0]
 
 
-class Ports:
-    """All ports of one worker, over the one world."""
+class Ports(simulated.Ports):
+    """All ports of one worker, over the one world; public documents as the world of stories checks and shows them."""
+
+    world: World  # type: ignore[assignment]
 
     def __init__(self, world: World, worker: str) -> None:
-        self.world, self.worker = world, worker
-
-    def _do(self, name: str, apply: Callable[[], Any]) -> Any:
-        return self.world.effect(self.worker, name, apply)
-
-    # DocumentStore
-
-    def read(self, path: str) -> Reading:
-        def apply() -> Reading:
-            stored = self.world.documents.get(path)
-            return Reading(Document(*stored) if stored else None, self.world.store_date())
-
-        return self._do(f"read {path}", apply)  # type: ignore[no-any-return]
-
-    def create(self, path_or_intent: Any, body: bytes = b"", headers: Headers | None = None) -> Any:
-        if isinstance(path_or_intent, Intent):
-            return self._create_key(path_or_intent)
-        path: str = path_or_intent
-
-        def apply() -> str:
-            if path in self.world.documents:
-                raise Conflict(f"{path} exists")
-            return self._write(path, body, headers)
-
-        return self._do(f"create {path}", apply)
-
-    def replace(self, path: str, body: bytes, headers: Headers, version: str) -> str:
-        def apply() -> str:
-            stored = self.world.documents.get(path)
-            if stored is None or stored[1] != version:
-                raise Conflict(f"{path} changed")
-            return self._write(path, body, headers)
-
-        return self._do(f"replace {path}", apply)  # type: ignore[no-any-return]
+        super().__init__(world, worker)  # type: ignore[arg-type]
 
     def _write(self, path: str, body: bytes, headers: Headers | None) -> str:
         assert headers
@@ -383,124 +391,3 @@ class Ports:
             assert parsed
             self.world.check_written(parsed.kids(), len(parsed.keys))
         return self.world._written(path, body, headers)
-
-    def probe(self, path: str) -> None:
-        self._do("probe", lambda: None)
-
-    def locate(self, path: str) -> str:
-        return f"memory:{path}"
-
-    # Web: one edge that follows the origin ``edge_lag`` later
-
-    def fetch(self, url: str) -> Fetched | None:
-        def apply() -> Fetched | None:
-            world = self.world
-            if url in world.unreachable:
-                raise StoreError(f"{url} does not answer")
-            visible = [version for version in world.versions if version.since <= world.now - world.edge_lag]
-            if not visible:
-                return None
-            shown = visible[-1]
-            keys = [{"kid": kid, **(self._jwk(kid) or {})} for kid in sorted(shown.kids)]
-            cache_control = world.edge_headers or world.documents["acme/jwks.json"][2].cache_control
-            return Fetched(jwks.serialize(keys, 0), cache_control)
-
-        return self._do("fetch", apply)  # type: ignore[no-any-return]
-
-    def _jwk(self, kid: str) -> jwks.Jwk | None:
-        key = self.world.ring.by_kid(kid)
-        return key.jwk if key else None
-
-    # Cdn
-
-    def invalidate(self, paths: Sequence[str], reference: str) -> None:
-        self._do("invalidate", lambda: self.world.invalidations.append(reference))
-
-    # KeyStore
-
-    @property
-    def traits(self) -> Traits:
-        return self.world.traits
-
-    def check(self, keyset: str, algorithms: Sequence[Algorithm]) -> None:
-        self._do("check", lambda: None)
-
-    def holds(self, keyset: str, algorithms: Sequence[Algorithm]) -> str | None:
-        return next(iter(self.world.handles.values()), None)
-
-    def read_pointer(self, keyset: str, algorithm: Algorithm) -> Pointer:
-        def apply() -> Pointer:
-            pointer = self.world.pointers.get(algorithm.alg, Pointer(None, "absent"))
-            return replace(pointer, date=self.world.store_date())
-
-        return self._do(f"read pointer {algorithm.alg}", apply)  # type: ignore[no-any-return]
-
-    def _create_key(self, intent: Intent) -> StoredKey:
-        world = self.world
-
-        def apply() -> StoredKey:
-            if world.traits.leaves_strays and intent.attempt in world.spent:
-                raise Violation("one recorded attempt made two creations")
-            world.spent.add(intent.attempt)
-            if intent.id not in world.handles:
-                handle = f"key-{next(world.counter)}"
-                world.creations.append((intent.id, intent.attempt, world.now))
-                world.handles[intent.id] = handle
-                world.private[handle] = material.generate(intent.algorithm, 2048)
-            handle = world.handles[intent.id]
-            return StoredKey(handle, material.spki(world.private[handle]))
-
-        return self._do("keys.create", apply)  # type: ignore[no-any-return]
-
-    def sign(self, ref: KeyRef, message: bytes) -> bytes:
-        def apply() -> bytes:
-            if ref.handle in self.world.disabled | self.world.destroyed:
-                raise StoreError("disabled")
-            return material.sign(self.world.private[ref.handle], ref.algorithm, message)
-
-        return self._do("keys.sign", apply)  # type: ignore[no-any-return]
-
-    def _swap(self, name: str, alg: str, pointer: Pointer, key_id: str | None, *, check: bool = False) -> Pointer:
-        def apply() -> Pointer:
-            there = self.world.pointers.get(alg, Pointer(None, "absent"))
-            if there.token != pointer.token:
-                raise Conflict("the pointer moved")
-            if key_id and check:
-                self.world.check_sign(key_id)
-            return self.world._point(alg, key_id)
-
-        return self._do(name, apply)  # type: ignore[no-any-return]
-
-    def move_pointer(self, pointer: Pointer, ref: KeyRef) -> Pointer:
-        repaired = ref.id in self.world.named_until
-        return self._swap("move pointer", ref.algorithm.alg, pointer, ref.id, check=not repaired)
-
-    def clear_pointer(self, keyset: str, algorithm: Algorithm, pointer: Pointer) -> Pointer:
-        return self._swap("clear pointer", algorithm.alg, pointer, None)
-
-    def fence(self, keyset: str, algorithm: Algorithm, pointer: Pointer) -> Pointer:
-        return self._swap("fence", algorithm.alg, pointer, pointer.id)
-
-    def disable(self, ref: KeyRef) -> None:
-        def apply() -> None:
-            until = self.world.named_until.get(ref.id, START)
-            key = self.world.ring.key(ref.id)
-            assert key
-            if not key.revoked_at and (until is None or self.world.now < until + self.world.policy.signer_lag):
-                raise Violation(f"{ref.kid} was disabled while issuers may sign with it")
-            self.world.disabled.add(ref.handle)
-
-        self._do("disable", apply)
-
-    def destroy(self, ref: KeyRef) -> None:
-        self._do("destroy", lambda: self.world.destroyed.add(ref.handle))
-
-    def strays(self, keyset: str) -> Iterator[Stray]:
-        known = self._do("strays", lambda: list(self.world.creations))
-        for key_id, attempt, at in known:
-            handle = self.world.handles[key_id]
-            if handle not in self.world.destroyed | self.world.discarded:
-                yield Stray(handle, self.world.ring.ledger_id, key_id, attempt, at)
-
-    def discard(self, stray: Stray) -> None:
-        self._do("discard", lambda: self.world.discarded.add(stray.handle))
