@@ -21,8 +21,9 @@ Spoiler = Literal["duplicate kid", "AKP", "unknown kty", "unknown crv", "missing
 _RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 _STS = frozenset({"RS256", "RS384", "RS512", "ES256", "ES384", "ES512"})
 _ML_DSA = frozenset({"ML-DSA-44", "ML-DSA-65", "ML-DSA-87"})
-_NEW_NAME = frozenset({"Ed25519"}) | _ML_DSA
-_NO_EDDSA = frozenset({"EdDSA", "Ed448"}) | _NEW_NAME
+_NEW_NAME = frozenset({"Ed25519", "Ed448"}) | _ML_DSA
+_NO_EDDSA = frozenset({"EdDSA"}) | _NEW_NAME
+_PSS = frozenset({"PS256", "PS384", "PS512"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,8 @@ _ROWS = (
         spoiled_by=_spoilers("AKP", "unknown kty", "missing member", "duplicate kid"),
     ),
     Verifier("jwcrypto", "jwcrypto 1.6", spoiled_by=_spoilers("missing member", "malformed key")),
-    Verifier("python-jose", "python-jose 3.5", refuses=_ML_DSA, spoiled_by=_spoilers("mixed kty")),
-    Verifier("jose", "jose 6.2 (npm)", refuses=_ML_DSA, cache=timedelta(minutes=10)),
+    Verifier("python-jose", "python-jose 3.5", refuses=_NO_EDDSA | _PSS, spoiled_by=_spoilers("mixed kty")),
+    Verifier("jose", "jose 6.2 (npm)", refuses=_ML_DSA | {"Ed448"}, cache=timedelta(minutes=10)),
     Verifier(
         "jwks-rsa",
         "jwks-rsa and jsonwebtoken (npm)",
@@ -87,7 +88,7 @@ _ROWS = (
     Verifier(
         "aws-jwt-verify",
         "aws-jwt-verify 5.2 (npm)",
-        refuses=_NEW_NAME | {"PS256", "PS384", "PS512"},
+        refuses=_NEW_NAME | _PSS,
         spoiled_by=_spoilers("duplicate kid"),
     ),
     Verifier("express-oauth2-jwt-bearer", "express-oauth2-jwt-bearer (npm)", refuses=_NEW_NAME),
