@@ -1227,6 +1227,20 @@ def test_our_keys_come_back_though_strangers_filled_the_document() -> None:
     assert any("gave way" in report.reason for report in world.reports)
 
 
+def test_a_private_half_that_was_public_is_removed_and_told_of() -> None:
+    world = founded(policy=FAST)
+    stored = jwks.parse(world.documents["acme/jwks.json"][0])
+    assert stored
+    ours, *others = stored.keys
+    world.restore(jwks.serialize([ours | {"d": "c2VjcmV0"}, *others], stored.revision or 0))
+    world.tick()
+    assert b"c2VjcmV0" not in world.documents["acme/jwks.json"][0]
+    (told,) = [report for report in world.reports if report.level == "warning"]
+    assert told.step == "private-key"
+    assert told.reason.startswith(f"{ours['kid']} was public with private members")
+    assert "c2VjcmV0" not in str(world.reports)
+
+
 def test_an_error_that_tells_the_time_is_noted_once() -> None:
     world = founded()
     world.now -= timedelta(hours=1)

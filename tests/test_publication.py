@@ -96,13 +96,14 @@ def test_a_key_that_is_ours_or_was_is_never_taken_for_a_foreign_one() -> None:
 def test_private_members_of_foreign_keys_are_stripped(member: str) -> None:
     leaked = THEIRS | {member: "c2VjcmV0"}
     assert foreign(QUIET, seen([leaked])) == [THEIRS]
-    assert difference(QUIET, JWKS, seen([*RIGHT, leaked])) == "a key in it has other members than the ledger's"
+    assert difference(QUIET, JWKS, seen([*RIGHT, leaked])) == "it shows private members of theirs"
 
 
 def test_symmetric_keys_of_somebody_else_are_left_out() -> None:
     leaked = {"kty": "oct", "k": "c2VjcmV0", "kid": "theirs"}
     assert foreign(QUIET, seen([leaked])) == []
-    assert difference(QUIET, JWKS, seen([*RIGHT, leaked])) == "it still shows theirs"
+    why = "it still shows theirs and it shows private members of theirs"
+    assert difference(QUIET, JWKS, seen([*RIGHT, leaked])) == why
 
 
 #: Three keys of somebody else where verifiers take three in all.

@@ -210,6 +210,10 @@ class Steps:
                 "kept beside ours until 'rotator drop'" if stranger in keys else "gave way: there is no room (max_keys)"
             )
             self._warn("foreign-keys", f"{called(stranger)} {fate}", document.name)
+        for exposed in filter(jwks.is_private, seen.jwks.keys if seen.jwks else ()):
+            # Once they are removed nothing else tells that they were public.
+            fate = "was public with private members: whoever fetched it can sign. Revoke it, or tell its owner"
+            self._warn("private-key", f"{called(exposed)} {fate}", document.name)
         ring = facts.reappeared(world.ring, document.name, seen.kids())
         if ring != world.ring or self._may_have_lost(document, world):
             # Whoever saw the key there, and stalls, must not record that once the document is put right.

@@ -244,6 +244,8 @@ def _changes(seen: PublicSet, wanted: Sequence[Jwk]) -> str:
         words.append(f"it lacks {_listed(after - before)}")
     if before - after:
         words.append(f"it still shows {_listed(before - after)}")
+    if exposed := {called(key) for key in seen.keys if is_private(key)}:
+        words.append(f"it shows private members of {_listed(exposed)}")
     return " and ".join(words) or "a key in it has other members than the ledger's"
 
 
