@@ -548,6 +548,32 @@ def test_a_certificate_joins_its_private_key_and_comes_out_again(tmp_path: Path)
     assert run("convert", "jwk.json", "--to", "certificate").stdout.encode() == leaf
 
 
+def test_a_key_that_is_given_twice_is_written_once_with_all_that_is_said_of_it(tmp_path: Path) -> None:
+    written(tmp_path / "public.pem", public_pem("P-256"))
+    written(tmp_path / "key.pem", private_pem("P-256"))
+    done = run("convert", "public.pem", "key.pem", "--private", "--to", "jwks", "--out", "set.json")
+    assert "Wrote set.json: 1 key." in done.output
+    (found,) = json.loads((tmp_path / "set.json").read_bytes())["keys"]
+    assert jwks.is_private(found)
+    secret = written(tmp_path / "oct.json", {"kty": "oct", "k": "AAAA", "kid": "s"})
+    assert json.loads(run("convert", secret, secret, "--private").stdout)["k"] == "AAAA"
+
+
+def test_two_keys_of_one_kid_do_not_become_a_set(tmp_path: Path) -> None:
+    for name, kind in (("a.json", "RSA"), ("b.json", "P-256")):
+        written(tmp_path / name, keys.public_members(key(kind).public_key()) | {"kid": "mine"})
+    done = run("convert", "a.json", "b.json")
+    assert done.exit_code == USAGE
+    assert "Two keys have the kid 'mine'" in done.output
+    assert run("convert", "a.json", "b.json", "--to", "pem").stdout.count("BEGIN PUBLIC KEY") == 2
+
+
+def test_the_jwk_that_is_no_key_is_named(tmp_path: Path) -> None:
+    done = run("convert", written(tmp_path / "set.json", {"keys": [good(), good(kid="b", x="AA==")]}))
+    assert done.exit_code == USAGE
+    assert "set.json, key 2: The JWK is no public key" in done.output
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

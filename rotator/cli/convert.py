@@ -12,7 +12,7 @@ from rotator.cli import output, sources
 from rotator.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rotator.jose.reading import Item
     from rotator.keys.jwks import Jwk
@@ -54,11 +54,13 @@ def convert(
     if form is not None and form not in writing.FORMS:
         raise ConfigurationError(f"--to {form[:40]}: choose from {', '.join(writing.FORMS)}.")
     reader = sources.Reader(passphrase_file)
-    found = _joined([item for source in inputs for item in _items(reader, source)])
+    found = _joined([item for source in inputs for item in _items(reader, source, private=private)])
     if kid is not None and len(found) > 1:
         raise ConfigurationError(f"--kid is for one key, and there are {len(found)}.")
     written = list(_chosen(found, private=private))
     made = [_labelled(jwk, kid, alg) for jwk in written]
+    if form in {None, "jwk", "jwks"}:
+        made = _distinct(made)
     chosen = form or ("jwk" if len(made) == 1 and not any(item.where.startswith("key") for item in found) else "jwks")
     body = _body(made, chosen, private=private)
     if out is not None:
@@ -76,7 +78,8 @@ def _is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def _items(reader: sources.Reader, source: str) -> Iterator[Item]:
+def _items(reader: sources.Reader, source: str, *, private: bool) -> Iterator[Item]:
+    from rotator.jose import keys, writing
     from rotator.jose.findings import Severity
 
     contents = reader.read(source)
@@ -86,7 +89,16 @@ def _items(reader: sources.Reader, source: str) -> Iterator[Item]:
         if finding.severity is Severity.ERROR:
             where = f", {finding.where}" if finding.where else ""
             raise ConfigurationError(f"{sources.shown(source)}{where}: {finding.says}")
-    yield from contents.items
+    for item in contents.items:
+        kept = item.jwk if private else writing.public_half(item.jwk)
+        try:
+            # What is no key is not passed on.
+            if kept is not None:
+                keys.prove(kept)
+        except ConfigurationError as exc:
+            where = f", {item.where}" if item.where else ""
+            raise ConfigurationError(f"{sources.shown(source)}{where}: {exc}") from None
+        yield item
 
 
 def _joined(items: Sequence[Item]) -> list[Item]:
@@ -108,7 +120,7 @@ def _joined(items: Sequence[Item]) -> list[Item]:
 
 
 def _chosen(items: Sequence[Item], *, private: bool) -> Iterator[Jwk]:
-    from rotator.jose import keys, writing
+    from rotator.jose import writing
     from rotator.keys.jwks import is_private
 
     dropped = symmetric = 0
@@ -118,8 +130,6 @@ def _chosen(items: Sequence[Item], *, private: bool) -> Iterator[Jwk]:
         if jwk is None:
             symmetric += 1
             continue
-        # What is no key is not passed on.
-        keys.prove(jwk)
         yield writing.with_certificates(jwk, item.chain) if item.chain else jwk
     if symmetric == len(items):
         raise ConfigurationError(
@@ -139,6 +149,25 @@ def _labelled(jwk: Jwk, kid: str | None, alg: str | None) -> Jwk:
     from rotator.jose import writing
 
     return writing.ordered(writing.named(jwk if alg is None else writing.fitting(jwk, alg), kid))
+
+
+def _distinct(made: Iterable[Jwk]) -> list[Jwk]:
+    """Each key once, with what any input says of it; where two contradict one another, the first counts."""
+    from rotator.jose.registry import kind_of
+    from rotator.jose.writing import ordered
+
+    found: dict[str, Jwk] = {}
+    for jwk in made:
+        kid = jwk["kid"]
+        kind = kind_of(jwk)
+        before = found.setdefault(kid, jwk)
+        if any(before.get(name) != jwk.get(name) for name in ("kty", "k", *(kind.public if kind else ()))):
+            raise ConfigurationError(
+                f"Two keys have the kid {kid[:80]!r}, and verifiers take any of them (RFC 7517 section 4.5): convert"
+                " one alone first, with --kid."
+            )
+        found[kid] = ordered(jwk | before)
+    return list(found.values())
 
 
 def _body(made: Sequence[Jwk], form: str, *, private: bool) -> bytes:

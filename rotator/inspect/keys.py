@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from rotator.keys.jwks import Jwk
 
+_USE = "RFC 7517 section 4.2"
 _ALG = "RFC 7517 section 4.4"
 _OPS = "RFC 7517 section 4.3"
 _KID = "RFC 7517 section 4.5"
@@ -81,7 +82,7 @@ def check(item: Item, now: datetime, *, public: bool) -> KeyReport:
     spki = _spki(kind, made, found)
     thumbprint = jwks.thumbprint(made) if spki is not None else None
     fingerprint = b64u(hashlib.sha256(spki).digest()) if spki is not None else None
-    labels = {name: members.text(name, source) for name, source in (("kid", _KID), ("use", _OPS), ("alg", _ALG))}
+    labels = {name: members.text(name, source) for name, source in (("kid", _KID), ("use", _USE), ("alg", _ALG))}
     operations = _operations(jwk, found)
     if item.written:
         found += _of_labels(labels, operations, kind, private=private)
@@ -268,12 +269,12 @@ def _of_labels(
         yield note("no-alg", says, _ALG)
     if use is None and operations is None:
         says = "There is no 'use': verifiers cannot tell a signing key from one for encryption. Say 'sig' or 'enc'."
-        yield note("no-use", says, "RFC 7517 section 4.2")
+        yield note("no-use", says, _USE)
     elif use is not None and use not in {"sig", "enc"}:
         yield warning(
             "unknown-use",
             f"'use' is {use:.40}, and not 'sig' or 'enc': verifiers pass over the key.",
-            "RFC 7517 section 4.2",
+            _USE,
         )
     if operations is None:
         return
