@@ -234,6 +234,12 @@ def test_what_changed_while_it_was_shown_stops_the_write(operator: Operator, mon
     assert not ledger(operator).exists()
 
 
+def test_what_is_wrong_with_the_ledger_is_told_in_a_sentence(operator: Operator) -> None:
+    ledger(operator).write_bytes(b"{")
+    shown = operator.does("recover", "acme", "--dry-run")
+    assert "acme: the ledger cannot be used: it is not readable JSON (half-written?).\n" in shown.output
+
+
 def test_no_output_of_a_recovery_holds_a_private_key(operator: Operator) -> None:
     pems = [file.read_text() for file in (operator.home / "keys").rglob("*.pem")]
     ledger(operator).unlink()

@@ -126,7 +126,8 @@ def _show(keyset: str, proposal: Proposal) -> None:
 
 
 def _fault(keyset: str, proposal: Proposal) -> str:
-    return proposal.fault.removeprefix(f"Key set {keyset}: ").removeprefix("the ledger ")
+    fault = proposal.fault.removeprefix(f"Key set {keyset}: ")
+    return f"it {rest}" if (rest := fault.removeprefix("the ledger ")) != fault else fault
 
 
 def _confirm(keyset: str, *, yes: bool) -> None:
