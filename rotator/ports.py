@@ -352,6 +352,8 @@ class Fetched:
     cache_control: str | None = None
     age: timedelta = timedelta(0)
     content_type: str | None = None
+    redirected: bool = False
+    """Another address of the same host answered; some verifiers do not follow there."""
 
 
 class Web(Protocol):

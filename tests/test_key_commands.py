@@ -308,6 +308,15 @@ def test_a_url_is_inspected(site: Site) -> None:
     assert run("convert", f"{site.url}/jwks").output.startswith('{\n  "keys"')
 
 
+def test_a_url_that_redirects_is_read_and_told(site: Site) -> None:
+    site.answer("/old", 302, Location="/jwks")
+    site.answer("/jwks", 200, json.dumps({"keys": [good()]}).encode())
+    done = run("inspect", f"{site.url}/old")
+    assert done.exit_code == WARNINGS
+    assert "The URL redirects, and verifiers such as jose and jwks-rsa (npm) do not follow. Name" in done.output
+    assert "the URL redirects" in run("verify", f"{site.url}/old").output
+
+
 def test_a_private_key_at_a_url_is_an_error(site: Site) -> None:
     site.answer("/key", 200, private_pem("P-256"))
     assert run("inspect", f"{site.url}/key").exit_code == ERRORS

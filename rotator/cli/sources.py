@@ -14,6 +14,7 @@ from rotator.errors import ConfigurationError, StoreError
 
 if TYPE_CHECKING:
     from rotator.jose.reading import Contents
+    from rotator.ports import Fetched
 
 #: Where a public half that is written may be read by anybody, less the umask.
 _PUBLIC_MODE = 0o644
@@ -50,8 +51,24 @@ class Reader:
         """
         from rotator.jose import reading
 
-        body = _fetched(source) if is_url(source) else _file(source, reading.MAX_BYTES + 1)
+        if is_url(source):
+            return self._at(source)
+        body = _file(source, reading.MAX_BYTES + 1)
         return reading.too_large(len(body)) if len(body) > reading.MAX_BYTES else reading.read(body, self._passphrase)
+
+    def _at(self, url: str) -> Contents:
+        from dataclasses import replace
+
+        from rotator.jose import reading
+        from rotator.jose.findings import warning
+        from rotator.keys.verification import REDIRECTS
+
+        found = _fetched(url)
+        contents = reading.read(found.body, self._passphrase)
+        if not found.redirected:
+            return contents
+        says = f"T{REDIRECTS[1:]}. Name the address that answers."
+        return replace(contents, findings=(*contents.findings, warning("redirect", says)))
 
     def _passphrase(self, form: str) -> bytes | None:
         if self._known is None and output.can_ask():
@@ -73,14 +90,14 @@ def shown(source: str) -> str:
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path.partition('?')[0].partition('#')[0]}"
 
 
-def _fetched(source: str) -> bytes:
+def _fetched(source: str) -> Fetched:
     from rotator.documents.web import HttpsWeb
     from rotator.jose.reading import MAX_BYTES
 
     found = HttpsWeb(max_bytes=MAX_BYTES).fetch(source)
     if found is None:
         raise StoreError(f"{shown(source)} answers that there is no such document (404 or 410). Mend the address.")
-    return found.body
+    return found
 
 
 def _file(source: str, most: int) -> bytes:

@@ -199,7 +199,7 @@ def _fetched(url: str, faults: list[Fault], *, typed: bool = False) -> Copy | No
     if answer is None:
         faults.append(Fault("missing", "it answers 404", url))
         return None
-    return Copy(url, answer.body, answer.cache_control, answer.age, answer.content_type)
+    return Copy(url, answer.body, answer.cache_control, answer.age, answer.content_type, redirected=answer.redirected)
 
 
 def _judged(copy: Copy) -> Iterator[Fault]:

@@ -64,7 +64,7 @@ class HttpsWeb:
 
         import httpx
 
-        shown, loop = _shown(url), asyncio.get_running_loop()
+        start, shown, loop = url, _shown(url), asyncio.get_running_loop()
         end = loop.time() + self._timeout
         # httpx limits each read alone: a server that drips could hold us for hours. This limits the whole.
         async with asyncio.timeout_at(end), self._client(url) as client:
@@ -86,6 +86,7 @@ class HttpsWeb:
                             said.get("Cache-Control"),
                             _age(said.get("Age", "")),
                             said.get("Content-Type"),
+                            redirected=url != start,
                         )
         raise StoreError(f"{shown} redirects more than {_REDIRECTS} times.")
 

@@ -97,7 +97,8 @@ class Probe:
             return None, str(exc).removeprefix(url).strip().rstrip(".")
         if answer is None:
             return None, None
-        return Copy(url, answer.body, answer.cache_control, answer.age, answer.content_type), None
+        headers = answer.cache_control, answer.age, answer.content_type
+        return Copy(url, answer.body, *headers, redirected=answer.redirected), None
 
     def _of_pointer(self, alg: str, world: World) -> Iterator[Fault]:
         current, pointer = world.ring.current(alg), world.pointers.get(alg)

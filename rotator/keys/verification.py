@@ -27,6 +27,8 @@ TYPES = frozenset({"application/jwk-set+json", "application/json"})
 
 _SMALL = min(row.max_bytes for row in VERIFIERS.values() if row.max_bytes)
 
+REDIRECTS = "the URL redirects, and verifiers such as jose and jwks-rsa (npm) do not follow"
+
 
 @dataclass(frozen=True, slots=True)
 class Copy:
@@ -40,6 +42,8 @@ class Copy:
     content_type: str | None = None
     public: bool = True
     """It came through the URL that verifiers use, with its headers."""
+    redirected: bool = False
+    """That URL redirects to where it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,8 @@ def of_headers(copy: Copy) -> Iterator[Fault]:
     if kind not in TYPES:
         says = f"it is served as {copy.content_type!r:.80}; verifiers expect {' or '.join(sorted(TYPES))}"
         yield Fault("content-type", says, copy.where, severe=False)
+    if copy.redirected:
+        yield Fault("redirect", REDIRECTS, copy.where, severe=False)
 
 
 def of_anybody(copy: Copy) -> Iterator[Fault]:

@@ -284,7 +284,7 @@ def test_redirects_on_one_host_are_followed(web: Web, site: Site) -> None:
     site.answer("/b", 302, Location=f"{site.url}/c?d=e")
     site.answer("/c", 308, Location="jwks.json")
     site.answer("/jwks.json", 200, BODY)
-    assert web.fetch(f"{site.url}/a") == Fetched(BODY)
+    assert web.fetch(f"{site.url}/a") == Fetched(BODY, redirected=True)
     assert [path for path, _ in site.asked] == ["/a", "/b", "/c?d=e", "/jwks.json"]
 
 
