@@ -505,6 +505,13 @@ def test_a_file_with_a_private_key_is_for_its_owner_alone(tmp_path: Path, name: 
     assert file.read_bytes() != before
 
 
+def test_a_link_that_leads_nowhere_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "key.json").symlink_to("nowhere")
+    done = run("generate", "--alg", "ES256", "--out", "key.json")
+    assert done.exit_code == USAGE
+    assert "key.json exists, and was left as it is" in done.output
+
+
 def test_what_a_crash_left_is_named(tmp_path: Path) -> None:
     (tmp_path / ".key.json.tmp").write_bytes(b"")
     done = run("generate", "--alg", "ES256", "--out", "key.json")

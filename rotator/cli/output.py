@@ -165,6 +165,9 @@ def worries(outcome: Outcome) -> Iterator[str]:
             f"foreign keys in {document}: {', '.join(kids)}. They are kept beside ours;"
             f" 'rotator drop {name} KID' removes one."
         )
-    for wait in outcome.plan.waits:
-        if wait.at is None and wait.reason != outcome.clock_fault:
-            yield f"{wait.step} waits: {wait.reason}"
+    # Keys of several algorithms often wait for one and the same thing.
+    yield from dict.fromkeys(
+        f"{wait.step} waits: {wait.reason}"
+        for wait in outcome.plan.waits
+        if wait.at is None and wait.reason != outcome.clock_fault
+    )

@@ -144,7 +144,7 @@ def write(path: Path, content: bytes, *, private: bool, force: bool) -> None:
 def _exists(path: Path) -> str:
     from rotator import files
 
-    if path.exists():
+    if path.exists() or path.is_symlink():
         return f"{path} exists, and was left as it is. Name another file, or overwrite it with --force."
     return f"{path.with_name(files.half_name(path.name))} was left by a crash: remove it."
 

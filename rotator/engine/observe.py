@@ -233,8 +233,9 @@ class Observer:
         if promised > policy.cache_max_age + policy.cache_stale:
             known, sent = world.overridden.get(document.name, "no-store"), fetched.cache_control
             world.overridden[document.name] = max(known, sent, key=staleness_of)
+            header = "without Cache-Control" if sent is None else f"with Cache-Control {sent!r}"
             return (
-                f"{url} is served with Cache-Control {fetched.cache_control!r}, which lets caches keep it"
+                f"{url} is served {header}, which lets caches keep it"
                 f" {text(promised)}; the policy counts on {text(policy.cache_max_age + policy.cache_stale)}."
                 " Mend the CDN, or raise cache_max_age and cache_stale"
             )
