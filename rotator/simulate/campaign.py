@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -49,15 +49,25 @@ class Campaign:
     """A protection that is taken away."""
 
     def orders(self) -> Iterator[Order]:
-        """One order after another; without end where steps are counted."""
+        """One order after another, without end: a world may end before its time."""
         world = max(YEAR, _LIFETIMES * self.keyset.policy.lifetime)
+        if self.steps is None:
+            world = min(world, self.years * YEAR)
         left = self.years * YEAR
         for seed in count(self.seed):
-            if self.steps is None and left <= timedelta(0):
-                return
-            span = world if self.steps is not None else min(world, left)
+            span = min(world, left) if self.steps is None and left else world
             yield Order(self.keyset, seed, span, self.faults, self.workers, self.traits)
-            left -= span
+            left = max(left - span, timedelta(0))
+
+    def covered(self, span: timedelta) -> bool:
+        """Whether worlds that live for ``span`` are enough."""
+        return self.steps is None and span >= self.years * YEAR
+
+    def over(self, totals: Totals) -> bool:
+        """Whether all that was asked for was lived through, or something broke."""
+        if totals.broken:
+            return True
+        return self.covered(totals.span) or (self.steps is not None and totals.steps >= self.steps)
 
 
 @dataclass(slots=True)
@@ -97,29 +107,30 @@ def run(campaign: Campaign, jobs: int = 1, progress: Callable[[Totals], None] = 
     """Live through the worlds of ``campaign``, ``jobs`` at once; the first that breaks ends it."""
     totals, began = Totals(), time.monotonic()
 
-    def take(result: Result) -> bool:
+    def take(result: Result) -> None:
         totals.add(result)
         totals.seconds = time.monotonic() - began
         progress(totals)
-        return totals.broken is None and (campaign.steps is None or totals.steps < campaign.steps)
 
     orders = campaign.orders()
     if jobs == 1:
-        for order in orders:
-            if not take(_live(order, campaign.gate)):
-                break
+        while not campaign.over(totals):
+            take(_live(next(orders), campaign.gate))
         return totals
     # Not forked: whoever calls this may have threads, of a progress bar for one.
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        under_way = {pool.submit(_live, order, campaign.gate) for _, order in zip(range(jobs), orders, strict=False)}
-        more = True
-        while under_way:
-            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-            for each in done:
-                more = take(each.result()) and more
-                if more and (following := next(orders, None)):
-                    under_way.add(pool.submit(_live, following, campaign.gate))
-    return totals
+        under_way: dict[Future[Result], timedelta] = {}
+        while True:
+            ahead = totals.span + sum(under_way.values(), timedelta(0))
+            if not campaign.over(totals) and len(under_way) < jobs and not campaign.covered(ahead):
+                order = next(orders)
+                under_way[pool.submit(_live, order, campaign.gate)] = order.span
+            elif under_way:
+                for each in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    del under_way[each]
+                    take(each.result())
+            else:
+                return totals
 
 
 def _live(order: Order, gate: str | None) -> Result:
@@ -129,9 +140,7 @@ def _live(order: Order, gate: str | None) -> Result:
 
 def shortest(campaign: Campaign, broken: Result, seconds: float = _SHORTEN) -> tuple[Order, Result]:
     """The shortest replay of a violation that is found in ``seconds``: fewer faults, fewer workers, less time."""
-    order = next(
-        order for order in replace(campaign, steps=None, years=1_000_000).orders() if order.seed == broken.seed
-    )
+    order = next(order for order in campaign.orders() if order.seed == broken.seed)
     order, best = replace(order, span=min(order.span, broken.ended - broken.began + timedelta(seconds=1))), broken
     until = time.monotonic() + seconds
     smaller = True

@@ -19,11 +19,13 @@ class Mishaps:
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule, self.world, self.rng = schedule, schedule.world, schedule.rng
+        # Where keys live for minutes, an outage of days would be all that ever happens.
+        self.hour, self.day = min(_HOUR, schedule.base.lifetime / 24), min(_DAY, schedule.base.lifetime / 4)
 
     def outage(self) -> None:
         """A service is away for hours or days."""
         service = self.rng.choice(("ledger", "documents", "keys", "web", "cdn"))
-        span = self.rng.choice((_HOUR, _DAY, 4 * _DAY)) * self.rng.random()
+        span = self.rng.choice((self.hour, self.day, 4 * self.day)) * self.rng.random()
         self.schedule.note("outage", f"{service} is away for {span}")
         self.world.away[service] = self.world.now + span
 
@@ -40,11 +42,11 @@ class Mishaps:
             self.world.set_clock(worker)
         else:
             self.world.jump(worker)
-        self.schedule.later(self.schedule.short(3 * _DAY), lambda: self.world.set_clock(worker))
+        self.schedule.later(self.schedule.short(3 * self.day), lambda: self.world.set_clock(worker))
 
     def edge(self) -> None:
         """The CDN shows what it showed for hours."""
-        span = self.rng.choice((_HOUR, _DAY)) * self.rng.random()
+        span = self.rng.choice((self.hour, self.day)) * self.rng.random()
         self.schedule.note("edge", f"the CDN shows what it showed for {span}")
         self.world.frozen_until = self.world.now + span
 
@@ -59,7 +61,7 @@ class Mishaps:
         age = self.rng.choice((3_600, 86_400, 604_800))
         self.schedule.note("header", f"the CDN sends max-age={age}")
         self.world.override_headers(f"public, max-age={age}, stale-while-revalidate=0, stale-if-error=0")
-        self.schedule.later(self.schedule.short(2 * _DAY), lambda: self.world.override_headers(None))
+        self.schedule.later(self.schedule.short(2 * self.day), lambda: self.world.override_headers(None))
 
     def outsider(self) -> None:
         """Somebody overwrites the public document, or moves the pointer."""
@@ -121,7 +123,7 @@ class Mishaps:
                 # What happened between the two is forgotten for good, a promise among it perhaps.
                 self.schedule.over = True
 
-        self.schedule.later(self.schedule.short(_DAY), mend)
+        self.schedule.later(self.schedule.short(self.day), mend)
 
     def key(self) -> None:
         """A private half breaks; a person finds out and revokes it."""
@@ -132,4 +134,4 @@ class Mishaps:
         key = self.rng.choice(ready)
         self.schedule.note("key", f"the private half of {world.called(key.id)} breaks")
         world.broken.add(key.handle or "")
-        self.schedule.later(self.schedule.short(3 * _DAY), lambda: self.schedule.people.revoke(key.kid or ""))
+        self.schedule.later(self.schedule.short(3 * self.day), lambda: self.schedule.people.revoke(key.kid or ""))

@@ -273,6 +273,8 @@ class World:
         parsed = jwks.parse(body)
         present = parsed.kids() if parsed else set()
         signing = {self.kids[key_id] for key_id in self.named_until if key_id in self.kids and self.alive(key_id)}
+        # Whom somebody led issuers away from comes back to sign with the next tick.
+        signing |= {key.kid for key in self.ring.keys if key.stage is Stage.CURRENT and key.kid}
         excused = frozenset(signing - present)
         before = self.shown_at_origin.get(path)
         if before and before.outsider and self.ticked < before.since:
@@ -330,14 +332,14 @@ class World:
 
     def obey(self, truth: Policy) -> None:
         """Caches, issuers and tokens obey ``truth`` from now on; what was read or signed before keeps its promise."""
-        old, self.truth, self.changed_at = self.truth, truth, self.now
+        old, self.truth, before, self.changed_at = self.truth, truth, self.changed_at, self.now
         longer = max(truth.verifier_cache - old.verifier_cache, timedelta(0))
         self.early = {kid: until + longer for kid, until in self.early.items()}
         for key_id, promise in self.promises.items():
             if self.named_until.get(key_id) is None:
                 promise.signed_until = max(promise.signed_until, self.now + old.signer_lag)
-            if self.now < promise.signed_until:
-                end = self.now + old.token_lifetime + old.verifier_leeway
+            if promise.signed_until > before:
+                end = min(self.now, promise.signed_until) + old.token_lifetime + old.verifier_leeway
                 promise.tokens_until = max(promise.tokens_until, end)
 
     def signed_until(self, key_id: str) -> datetime | None:
