@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import pytest
+
 from rotator.documents.filesystem import FilesystemDocuments
 from rotator.engine import Engine
 from rotator.errors import Stale, StoreError
-from rotator.keys import material
+from rotator.keys import jwks, material
 from rotator.keys.algorithms import algorithm
 from rotator.keys.policy import KeySet, Policy, PublicDocument
+from rotator.ports import Intent, KeyRef
 from rotator.signer import Clock, Signer
 from rotator.signer.sources import FileSource
 from rotator.stores.local import LocalKeys
@@ -170,3 +173,21 @@ def test_a_signer_that_oversteps_signer_lag_is_caught(tmp_path: Path) -> None:
     lag = 5 * POLICY.signer_lag
     run = live(world, [world.signer(Rarely(world.source(), world, lag), lag)])
     assert run.rejected
+
+
+def test_a_volume_that_goes_away_is_an_outage_and_not_the_end_of_all_keys(tmp_path: Path) -> None:
+    keys, row = LocalKeys(tmp_path / "keys"), algorithm("ES256")
+    where = keys.locate_pointer("acme", row)
+    source = FileSource(keys, "acme", row, where)
+    assert source.read() is None, "no key was promoted yet"
+    stored = keys.create(Intent("acme", "ledger", "intent-1", row, 2048, "thumbprint", "attempt"))
+    ref = KeyRef("acme", row, "intent-1", jwks.kid_of(stored.spki, row, "thumbprint"), stored.handle)
+    keys.move_pointer(keys.read_pointer("acme", row), ref)
+    assert source.read()
+    (tmp_path / "keys").rename(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match=r"pointer.json was there and is gone: is the directory mounted\?"):
+        source.read()
+    (tmp_path / "elsewhere").rename(tmp_path / "keys")
+    assert source.read()
+    keys.clear_pointer("acme", row, keys.read_pointer("acme", row))
+    assert source.read() is None, "the algorithm was retired"

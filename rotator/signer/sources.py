@@ -171,6 +171,7 @@ class FileSource:
         self._keyset = keyset
         self._algorithm = algorithm
         self._where = where
+        self._seen = False
 
     @property
     def where(self) -> str:
@@ -185,6 +186,11 @@ class FileSource:
     def read(self) -> Named | None:
         """See :class:`Source`."""
         ref = self._keys.named(self._keyset, self._algorithm)
+        # Where no key signs any more, rotator leaves a pointer that says so. None at all: the volume went away.
+        there = Path(self._where).exists()
+        if self._seen and not there:
+            raise StoreError(f"{self.where} was there and is gone: is the directory mounted?")
+        self._seen = self._seen or there
         return None if ref is None else Named(ref.kid, f"{ref.kid} {ref.handle}", partial(self._load, ref))
 
     def _load(self, ref: KeyRef) -> Loaded:
