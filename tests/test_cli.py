@@ -706,6 +706,24 @@ def test_a_revoke_goes_on_after_a_tick_that_failed(operator: Operator, monkeypat
     assert "acme: S3 is away. Looking again" in done.stdout
 
 
+def test_a_revoke_that_the_ledger_does_not_take_says_that_the_key_is_trusted_still(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator.started()
+    kid = operator.keys()["current"]
+
+    def full(*_: Any) -> str:
+        raise StoreError("no space left")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(FilesystemDocuments, "replace", full)
+        told = operator.does("revoke", "acme", kid, "--reason", "drill", "--yes")
+    assert told.exit_code == 1
+    assert "no space left. The revoke may not be recorded" in told.stderr
+    assert f"{kid} is trusted. Mend that and run the same command again." in told.stderr
+    assert operator.does("revoke", "acme", kid, "--reason", "drill", "--yes").exit_code == 0
+
+
 def test_a_revoke_is_begun_again_with_the_same_words(operator: Operator) -> None:
     operator.started()
     kid = operator.keys()["current"]

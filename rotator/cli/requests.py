@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rotator.cli import fleet, output, tick
-from rotator.errors import ConfigurationError, Refused, RotatorError
+from rotator.errors import ConfigurationError, Refused, RotatorError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -139,7 +139,13 @@ def _revoke(engine: Engine, kid: str, reason: str, patience: float, *, scheme: s
     if dry_run:
         return
     _confirm(yes=yes)
-    engine.revoke(radius.kid, reason)
+    try:
+        engine.revoke(radius.kid, reason)
+    except StoreError as exc:
+        raise type(exc)(
+            f"{str(exc).rstrip('.')}. The revoke may not be recorded: until it is, {radius.kid} is trusted. Mend that"
+            " and run the same command again."
+        ) from exc
     _see_it_out(engine, radius, patience)
 
 

@@ -113,6 +113,8 @@ def _show(ctx: typer.Context, campaign: Campaign, totals: Totals) -> None:
     if totals.broken:
         for line in _broken(ctx, campaign, *shortest(campaign, totals.broken)):
             output.say(line)
+    elif campaign.gate:
+        output.say(f"Nobody noticed yet that {campaign.gate} is missing: live through more --years, or another --seed.")
 
 
 def _keysets(ctx: typer.Context, name: str | None) -> list[tuple[KeySet, Traits]]:
@@ -187,7 +189,7 @@ def _summary(totals: Totals) -> Iterator[str]:
     happened = ", ".join(f"{name} {totals.faults[name]:,}" for name in FAULTS if totals.faults[name])
     rate = totals.steps / totals.seconds if totals.seconds else 0
     rows = {
-        "lived through": f"{totals.span.days / 365:,.1f} years in {totals.worlds} worlds",
+        "lived through": f"{totals.span.days / 365:,.1f} years in {totals.worlds:,} world{'s' * (totals.worlds != 1)}",
         "steps": f"{totals.steps:,} ({rate:,.0f} a second)",
         "rotations": f"{totals.rotations:,}, and {totals.revokes:,} revokes",
         "faults": f"{sum(totals.faults[name] for name in FAULTS):,}: {happened}" if happened else "none",

@@ -123,6 +123,8 @@ def write(path: Path, content: bytes, *, private: bool, force: bool) -> None:
     """
     from rotator import files
 
+    if str(path) == "-":
+        raise ConfigurationError("--out names a file; without it everything goes to standard output.")
     if path.is_dir():
         raise ConfigurationError(f"{path} is a directory: name a file.")
     try:
