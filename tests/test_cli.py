@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -734,6 +735,17 @@ def test_a_revoke_is_begun_again_with_the_same_words(operator: Operator) -> None
     assert again.exit_code == 0
     assert f"{kid} is gone from every public URL" in again.stdout
     assert operator.snapshot() == before
+
+
+def test_output_that_cannot_be_written_is_no_bug(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("rotator.cli.output.table", full)
+        told = operator.does("status")
+    assert told.exit_code == 1
+    assert told.stderr.endswith("Error: the output cannot be written: No space left on device.\n")
 
 
 @pytest.mark.parametrize("reason", ["", "  "])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,6 +70,10 @@ class _Commands(TyperGroup):
                 raise
             if ctx.params.get("debug"):
                 raise
+            if isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EIO, errno.EBADF}:
+                # Stores translate theirs: what is left comes from what a command prints.
+                typer.echo(f"Error: the output cannot be written: {exc.strerror or exc}.", err=True)
+                raise typer.Exit(1) from None
             from rotator.daemon import fault
 
             typer.echo(f"Error: {fault(exc)} 'rotator --debug …' shows the traceback.", err=True)

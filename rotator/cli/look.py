@@ -73,7 +73,10 @@ def _due(look: Outcome) -> Iterator[str]:
     """The step that only waits for a tick: a daemon that runs does it at once."""
     step = look.plan.step
     if step:
-        yield f"due now: {_what(step.name, step.alg, step.kid)}: {step.reason}"
+        # A look reads no public URL: only a tick, or verify, sees what stands in its way there.
+        seen = step.name == "note-published"
+        counts = "; it counts once every public URL shows it: 'rotator verify' tells" if seen else ""
+        yield f"due now: {_what(step.name, step.alg, step.kid)}: {step.reason}{counts}"
 
 
 def _documents(engine: Engine) -> Iterator[str]:
