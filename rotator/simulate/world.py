@@ -390,6 +390,10 @@ class World:
             ]
             ends = [(copy.until or self.now) + copy.staleness + self.truth.verifier_cache for copy in lacking]
             self.early[kid] = max(ends, default=self.now)
+            for copy in lacking:
+                # What somebody else put there may stay for as long as the document store is away.
+                if copy.outsider:
+                    copy.excused |= {kid}
             return
         if kid not in self.revoked:
             # A stalled promotion of a revoked key that ends after all ends no emergency.
