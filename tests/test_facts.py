@@ -308,6 +308,15 @@ def test_before_the_pointer_is_led_away_from_a_key_it_is_known_to_have_been_ther
         assert facts.astray(of, other) == of
 
 
+def test_a_key_that_was_led_to_under_a_larger_policy_has_the_promises_of_the_keys_of_its_time() -> None:
+    of = ring(replace(CURRENT, **GENEROUS), NEXT)
+    strayed = the_key(facts.superseded(of, POLICY, ["n"], NOW), "n")
+    assert {name: getattr(strayed, name) for name in GENEROUS} == GENEROUS
+    # One whose turn it was remembers its own.
+    heir = ring(replace(CURRENT, **GENEROUS), key("h", "current"))
+    assert the_key(facts.superseded(heir, POLICY, ["h"], NOW), "h").signer_lag == POLICY.signer_lag
+
+
 def test_a_key_that_the_pointer_strayed_to_and_is_promoted_later_is_current() -> None:
     of = facts.superseded(QUIET, POLICY, ["n"], NOW)
     after = facts.activated(of, POLICY, "n", None, NOW + HOUR)

@@ -189,12 +189,16 @@ def astray(ring: Keyring, key_id: str | None) -> Keyring:
 
 def superseded(ring: Keyring, policy: Policy, key_ids: Iterable[str], now: datetime) -> Keyring:
     """The pointer does not name these keys any more; it may have done so until ``now``."""
-    return ring.with_keys(
-        key_ids,
-        lambda key: replace(
-            key if key.withdrawn_at else replace(_promised(key, policy), superseded_at=now), astray=False
-        ),
-    )
+
+    def note(key: Key) -> Key:
+        if key.withdrawn_at:
+            return replace(key, astray=False)
+        # A key that issuers were led to out of turn has no promises of its own: those of the keys of its time hold,
+        # though the policy may have shrunk since.
+        others = () if key.activated_at else [other for other in ring.of(key.alg) if other.exposed and other.public]
+        return replace(_promised(key, policy, *others), superseded_at=now, astray=False)
+
+    return ring.with_keys(key_ids, note)
 
 
 def extended(ring: Keyring, policy: Policy, key_ids: Iterable[str]) -> Keyring:
@@ -202,12 +206,12 @@ def extended(ring: Keyring, policy: Policy, key_ids: Iterable[str]) -> Keyring:
     return ring.with_keys(key_ids, lambda key: _promised(key, policy))
 
 
-def _promised(key: Key, policy: Policy) -> Key:
+def _promised(key: Key, *promises: Policy | Key) -> Key:
     return replace(
         key,
-        signer_lag=max(key.signer_lag, policy.signer_lag),
-        token_lifetime=max(key.token_lifetime, policy.token_lifetime),
-        verifier_leeway=max(key.verifier_leeway, policy.verifier_leeway),
+        signer_lag=max(each.signer_lag for each in (key, *promises)),
+        token_lifetime=max(each.token_lifetime for each in (key, *promises)),
+        verifier_leeway=max(each.verifier_leeway for each in (key, *promises)),
     )
 
 
