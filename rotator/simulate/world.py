@@ -365,6 +365,9 @@ class World:
         # Until a tick has fenced it, a stalled promotion may still end; an old ledger may have forgotten the revoke.
         if kid in self.revoked and self.revoked[kid] < self.ticked and not self.amnesia:
             raise Violation(f"the pointer of {alg} is moved to {self.called(key_id)}, which is revoked")
+        if kid in self.revoked:
+            # What it signs until it is fenced is rejected: that is what the revoke announced.
+            return
         if (handle := self.handles.get(key_id, "")) in self.broken and (worker, handle) not in self.proved:
             raise Violation(f"{self.called(key_id)} signs, but what it signs does not verify with its public half")
         there = (self.pointers.get(alg) or Pointer(None, "")).id or ""
