@@ -212,7 +212,9 @@ class Life:
     def _in_kms(self, named: Callable[[str | None], str]) -> dict[str, Any]:
         keys, aliases = {}, {}
         for arn in self.account.kms_keys():
-            state = self.account.kms.describe_key(KeyId=arn)["KeyMetadata"]["KeyState"]
+            metadata = self.account.kms.describe_key(KeyId=arn)["KeyMetadata"]
+            # ministack lets a DisableKey that comes late hide that deletion was scheduled; AWS refuses such a call.
+            state = "PendingDeletion" if "DeletionDate" in metadata else metadata["KeyState"]
             # A key that was made and forgotten is no orphan once it is scheduled for deletion.
             if named(arn) != "unknown" or state != "PendingDeletion":
                 keys[named(arn)] = state
