@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: Seconds until eight processes on two cores are done.
-PATIENCE = 90
+PATIENCE = 180
 
 #: Forked from one that has imported everything and does nothing else: eight of them begin at one moment.
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -314,7 +314,9 @@ def test_a_url_that_redirects_is_read_and_told(site: Site) -> None:
     done = run("inspect", f"{site.url}/old")
     assert done.exit_code == WARNINGS
     assert "The URL redirects, and verifiers such as jose and jwks-rsa (npm) do not follow. Name" in done.output
-    assert "the URL redirects" in run("verify", f"{site.url}/old").output
+    told = run("verify", f"{site.url}/old")
+    assert told.exit_code == 1
+    assert "the URL redirects" in told.output
 
 
 def test_a_private_key_at_a_url_is_an_error(site: Site) -> None:

@@ -126,8 +126,8 @@ def test_what_headers_of_anybody_are_told() -> None:
         ("content-type", False),
     ]
     assert codes(list(of_anybody(copy(age=2 * DAY)))) == [("stale-copy", True)]
-    assert codes(list(of_anybody(copy(redirected=True)))) == [("redirect", False)]
-    assert codes(faults(QUIET, KEYSET, JWKS, copy(redirected=True))) == [("redirect", False)]
+    assert codes(list(of_anybody(copy(redirected=True)))) == [("redirect", True)]
+    assert codes(faults(QUIET, KEYSET, JWKS, copy(redirected=True))) == [("redirect", True)]
 
 
 def test_what_a_discovery_document_leads_to() -> None:

@@ -148,7 +148,7 @@ def of_headers(copy: Copy) -> Iterator[Fault]:
         says = f"it is served as {copy.content_type!r:.80}; verifiers expect {' or '.join(sorted(TYPES))}"
         yield Fault("content-type", says, copy.where, severe=False)
     if copy.redirected:
-        yield Fault("redirect", REDIRECTS, copy.where, severe=False)
+        yield Fault("redirect", REDIRECTS, copy.where)
 
 
 def of_anybody(copy: Copy) -> Iterator[Fault]:
