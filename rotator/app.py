@@ -125,6 +125,21 @@ def _cdn(configuration: Configuration) -> Cdn | None:
     return CloudFront(_client(configuration, "cloudfront"), distribution)
 
 
+def _ports(configuration: Configuration) -> dict[str, Any]:
+    """What engine, adoption and recovery ask of the outside world, by the names of their arguments."""
+    from rotator.documents.web import HttpsWeb
+
+    ledger = _documents(configuration, configuration.ledger, private=True)
+    return {
+        "ledger": ledger,
+        "public": _documents(configuration, configuration.public, private=False),
+        "keys": KEY_STORES[configuration.keys.scheme](configuration, ledger),
+        "clock": now,
+        "web": HttpsWeb(),
+        "elapsed": elapsed,
+    }
+
+
 # -- what daemon and command line ask ------------------------------------------------------------------------------
 
 
@@ -140,30 +155,15 @@ def engines(
     Raises:
         ConfigurationError: ``only`` names a key set that is not configured.
     """
-    from rotator.documents.web import HttpsWeb
-
     known = {keyset.name for keyset in configuration.keysets}
     wanted = known if only is None else set(only)
     if unknown := sorted(wanted - known):
         raise ConfigurationError(
             f"There is no key set {', '.join(map(repr, unknown))}; known are {', '.join(sorted(known))}."
         )
-    ledger = _documents(configuration, configuration.ledger, private=True)
-    public = _documents(configuration, configuration.public, private=False)
-    keys = KEY_STORES[configuration.keys.scheme](configuration, ledger)
-    web, cdn = HttpsWeb(), _cdn(configuration)
+    ports, cdn = _ports(configuration), _cdn(configuration)
     return {
-        keyset.name: Engine(
-            keyset,
-            ledger=ledger,
-            public=public,
-            keys=keys,
-            clock=now,
-            web=web,
-            cdn=cdn,
-            report=report,
-            elapsed=elapsed,
-        )
+        keyset.name: Engine(keyset, **ports, cdn=cdn, report=report)
         for keyset in configuration.keysets
         if keyset.name in wanted
     }
@@ -171,43 +171,18 @@ def engines(
 
 def adoption(configuration: Configuration, keyset: KeySet) -> Adoption:
     """What takes over ``keyset``, one of the configuration's. Nothing is asked of any store yet."""
-    import uuid
-
-    from rotator.documents.web import HttpsWeb
     from rotator.engine.adoption import Adoption
 
-    ledger = _documents(configuration, configuration.ledger, private=True)
-    return Adoption(
-        keyset,
-        ledger=ledger,
-        public=_documents(configuration, configuration.public, private=False),
-        keys=KEY_STORES[configuration.keys.scheme](configuration, ledger),
-        clock=now,
-        web=HttpsWeb(),
-        nonce=lambda: str(uuid.uuid4()),
-    )
+    return Adoption(keyset, **_ports(configuration))
 
 
 def recovery(
     configuration: Configuration, keyset: KeySet, report: Callable[[Report], None] = lambda _: None
 ) -> Recovery:
     """What brings back the ledger of ``keyset``, one of the configuration's. Nothing is asked of any store yet."""
-    import uuid
-
-    from rotator.documents.web import HttpsWeb
     from rotator.engine.recovery import Recovery
 
-    ledger = _documents(configuration, configuration.ledger, private=True)
-    return Recovery(
-        keyset,
-        ledger=ledger,
-        public=_documents(configuration, configuration.public, private=False),
-        keys=KEY_STORES[configuration.keys.scheme](configuration, ledger),
-        clock=now,
-        web=HttpsWeb(),
-        nonce=lambda: str(uuid.uuid4()),
-        report=report,
-    )
+    return Recovery(keyset, **_ports(configuration), report=report)
 
 
 def secret_value(configuration: Configuration, name: str) -> bytes:

@@ -506,6 +506,7 @@ class Standing(World):
             keys=ports,
             clock=lambda: self.now + self.skew.get(worker, timedelta(0)),
             web=ports,
+            elapsed=self.age,
             nonce=lambda: f"{self.seed:08x}-{next(self.counter):08x}",
         )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from rotator.app import elapsed
 from rotator.documents.s3 import S3Documents
 from rotator.engine import Engine
 from rotator.keys.policy import KeySet, Policy, PublicDocument
@@ -47,6 +48,7 @@ class Counted:
             keys=SecretsManagerKeys(self.secrets, name),
             clock=lambda: self.now,
             web=Ports(World(), "nobody"),
+            elapsed=elapsed,
             report=self._book,
         )
 

@@ -1147,7 +1147,9 @@ def test_without_a_cdn_a_revoke_has_nothing_to_invalidate() -> None:
 def test_nonces_are_random_by_default() -> None:
     world = World()
     ports = Ports(world, "a")
-    engine = Engine(world.keyset, ledger=ports, public=ports, keys=ports, clock=lambda: world.now, web=ports)
+    engine = Engine(
+        world.keyset, ledger=ports, public=ports, keys=ports, clock=lambda: world.now, web=ports, elapsed=world.age
+    )
     assert engine.init()
     engine.tick()
     assert len({key.id for key in world.ring.keys}) == 2

@@ -13,6 +13,7 @@ import jwt
 import pytest
 from botocore.exceptions import ClientError
 
+from rotator.app import elapsed
 from rotator.documents.cloudfront import CloudFront
 from rotator.documents.s3 import S3Documents
 from rotator.engine import Engine
@@ -118,6 +119,7 @@ class Life:
             keys=self.keys,
             clock=self.account.clock,
             web=Nowhere(),
+            elapsed=elapsed,
         )
 
     def recovery(self) -> Recovery:
@@ -129,6 +131,7 @@ class Life:
             keys=self.keys,
             clock=self.account.clock,
             web=Nowhere(),
+            elapsed=elapsed,
             nonce=lambda: str(uuid4()),
         )
 
@@ -590,6 +593,7 @@ def adopting(life: Life, role: iam.Role) -> Adoption:
         keys=person.keys,  # type: ignore[arg-type]
         clock=life.account.clock,
         web=Nowhere(),
+        elapsed=elapsed,
         nonce=lambda: str(uuid4()),
     )
 

@@ -446,6 +446,7 @@ class Lasting(World):
             keys=left,
             clock=lambda: self.now + self.skew.get("person", timedelta(0)),
             web=left,
+            elapsed=self.age,
             nonce=lambda: f"recovery-{next(self.counter):08x}",
             report=self.reports.append,
         )

@@ -85,6 +85,7 @@ class World:
             keys=self.keys,
             clock=lambda: self.now,
             web=Nowhere(),
+            elapsed=lambda: self.now - START,
         )
         self.engine.init()
         self.tick()

@@ -95,6 +95,7 @@ def engine(world: World, ports: type[Ports] = Left) -> Engine:
         keys=left,
         clock=lambda: world.now + world.skew.get("person", timedelta(0)),
         web=left,
+        elapsed=world.age,
         report=world.reports.append,
     )
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rotator.keys.keyring import Key, Keyring
 
 ISSUER = "https://id.acme.example"
+START = datetime(2026, 1, 1, tzinfo=UTC)
 POLICY = Policy(algorithms=("ES256", "EdDSA"))
 MAIN = PublicDocument("jwks", "acme/jwks.json", (f"{ISSUER}/jwks.json",))
 VIEW = PublicDocument("es256", "acme/jwks-es256.json", (f"{ISSUER}/jwks-es256.json",), frozenset({"ES256"}))
@@ -69,7 +70,7 @@ class Acme:
     """One key set in files, behind one edge; its clock moves when a story says so."""
 
     def __init__(self, root: Path, *documents: PublicDocument, discovery: PublicDocument | None = None) -> None:
-        self.root, self.now = root, datetime(2026, 1, 1, tzinfo=UTC)
+        self.root, self.now = root, START
         self.public = FilesystemDocuments(root / "public")
         self.edge = Edge(self.public)
         self.keyset = KeySet("acme", POLICY, documents or (MAIN,), discovery=discovery)
@@ -83,6 +84,7 @@ class Acme:
             keys=LocalKeys(self.root / "keys"),
             clock=lambda: self.now,
             web=self.edge,
+            elapsed=lambda: self.now - START,
         )
 
     def begin(self) -> Acme:

@@ -124,6 +124,7 @@ class World:
             keys=ports,
             clock=lambda: self.now + self.skew.get(worker, timedelta(0)),
             web=ports,
+            elapsed=self.age,
             cdn=ports,
             report=self.reports.append,
             nonce=lambda: f"{self.seed:08x}-{next(self.counter):08x}",
@@ -154,6 +155,10 @@ class World:
         while self.now < end:
             self.tick(worker)
             self.advance(every)
+
+    def age(self) -> timedelta:
+        """How long this world has been going on."""
+        return self.now - START
 
     # -- what is -------------------------------------------------------------------------------------------------
 

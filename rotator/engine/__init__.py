@@ -10,14 +10,13 @@ The order is what makes it safe (see ``keys.plan`` for what is decided):
 from __future__ import annotations
 
 import re
-import uuid
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
-from rotator.engine.ledger import Ledger
-from rotator.engine.observe import Observer, World, unknown
+from rotator.engine.ledger import Ledger, random_nonce
+from rotator.engine.observe import Observer, World
 from rotator.engine.steps import Report, Steps
 from rotator.engine.verifying import Probe, Verification
 from rotator.errors import Conflict, Refused, RotatorError
@@ -80,10 +79,6 @@ def _ignore(_: Report) -> None:
     """Tell nobody."""
 
 
-def _nonce() -> str:
-    return str(uuid.uuid4())
-
-
 class Engine:
     """Rotates one key set. Safe to run in any number of places at once; every crash is repaired by the next tick."""
 
@@ -96,10 +91,10 @@ class Engine:
         keys: KeyStore,
         clock: Clock,
         web: Web,
+        elapsed: Elapsed,
         cdn: Cdn | None = None,
         report: Callable[[Report], None] = _ignore,
-        nonce: Callable[[], str] = _nonce,
-        elapsed: Elapsed = unknown,
+        nonce: Callable[[], str] = random_nonce,
     ) -> None:
         self.keyset = keyset
         self._public, self._keys, self._clock, self._report = public, keys, clock, report

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rotator.engine.ledger import Ledger
+from rotator.engine.ledger import Ledger, random_nonce
 from rotator.engine.observe import Observer, as_seen
 from rotator.errors import AccessDenied, Conflict, Refused, StoreError
 from rotator.keys import adoption, material
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rotator.keys.jwks import Jwk
     from rotator.keys.keyring import Keyring
     from rotator.keys.policy import KeySet, PublicDocument
-    from rotator.ports import AdoptingKeyStore, Clock, DocumentStore, Web
+    from rotator.ports import AdoptingKeyStore, Clock, DocumentStore, Elapsed, Web
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,16 @@ class Adoption:
         keys: AdoptingKeyStore,
         clock: Clock,
         web: Web,
-        nonce: Callable[[], str],
+        elapsed: Elapsed,
+        nonce: Callable[[], str] = random_nonce,
     ) -> None:
         self.keyset = keyset
         self._public, self._keys, self._web, self._nonce, self._clock = public, keys, web, nonce, clock
         self._ledger = Ledger(keyset.name, ledger, nonce)
         self.ledger_place = ledger.locate(self._ledger.path)
-        self._observer = Observer(keyset, ledger=self._ledger, public=public, keys=keys, clock=clock, web=web)
+        self._observer = Observer(
+            keyset, ledger=self._ledger, public=public, keys=keys, clock=clock, web=web, elapsed=elapsed
+        )
         self._document: PublicDocument = min(keyset.documents, key=lambda each: each.algorithms is not None)
         self.document_place = public.locate(self._document.path)
 
@@ -143,9 +146,9 @@ class Adoption:
         )
 
     def _read(self, document: PublicDocument, clock_faults: list[str]) -> tuple[bytes, Headers | None] | None:
-        sent = self._clock()
+        asked = self._observer.elapsed()
         reading = self._public.read(document.path)
-        self._observer.compare_clocks(sent, reading.date, clock_faults)
+        self._observer.compare_clocks(asked, reading.date, clock_faults)
         return (reading.document.body, reading.document.headers) if reading.document else None
 
     def _fetched(self, url: str) -> tuple[bytes, str | None]:
@@ -235,7 +238,7 @@ class Adoption:
         """Refuse where issuers follow a pointer to another key already."""
         signing = {each.algorithm.alg: each.id for each in taken if each.signs}
         for alg in algorithms:
-            sent = self._clock()
+            asked = self._observer.elapsed()
             where = self.pointer_place(alg)
             try:
                 pointer = self._keys.read_pointer(self.keyset.name, algorithm(alg))
@@ -244,7 +247,7 @@ class Adoption:
                     f"{where} is taken: it holds what rotator did not write, and issuers may read it as it is. Nothing"
                     f" was changed. Choose another stores.keys for this key set. ({exc})"
                 ) from None
-            self._observer.compare_clocks(sent, pointer.date, clock_faults)
+            self._observer.compare_clocks(asked, pointer.date, clock_faults)
             if pointer.id not in {None, signing.get(alg)}:
                 raise Refused(
                     f"{where} names another key already (intent {pointer.id}): rotator keeps this key set, or kept it."

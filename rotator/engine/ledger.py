@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from rotator.ports import DocumentStore
 
 HEADERS = Headers("application/json", "no-store")
+
+
+def random_nonce() -> str:
+    """A name that nobody else comes upon."""
+    return str(uuid.uuid4())
 
 
 class Ledger:

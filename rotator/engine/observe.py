@@ -25,13 +25,8 @@ if TYPE_CHECKING:
     from rotator.ports import Clock, Document, DocumentStore, Elapsed, Fetched, KeyStore, Pointer, StoredKey, Web
 
 
-#: An answer that took longer than this (and ``clock_skew``) by this machine's clock says nothing about that clock.
+#: An answer that took longer than this says too little about this machine's clock.
 SLOW = timedelta(seconds=60)
-
-
-def unknown() -> timedelta:
-    """No time has gone by, as far as anybody can tell."""
-    return timedelta(0)
 
 
 @dataclass(slots=True)
@@ -87,10 +82,10 @@ class Observer:
         keys: KeyStore,
         clock: Clock,
         web: Web,
-        elapsed: Elapsed = unknown,
+        elapsed: Elapsed,
     ) -> None:
         self.keyset = keyset
-        self._elapsed = elapsed
+        self.elapsed = elapsed
         self._ledger, self._public, self._keys, self._clock, self._web = ledger, public, keys, clock, web
         self._algorithms = keyset.policy.algorithms
         self._off = timedelta(0)
@@ -102,7 +97,7 @@ class Observer:
         A revoke by a machine whose clock is hours ahead must not leave facts from the future: no worker whose clock
         is right would go on before they are past.
         """
-        told, passed = self._clock() + self._off, self._floor + (self._elapsed() - self._since)
+        told, passed = self._clock() + self._off, self._floor + (self.elapsed() - self._since)
         # A clock that is set back between two effects must not date what we do before we did it: gates would open
         # early by as much. (That two clocks run apart by a second in one tick means nothing.)
         return passed if passed - told > timedelta(seconds=1) else max(told, self._floor)
@@ -116,34 +111,34 @@ class Observer:
         Raises:
             Refused: there is no ledger, it is damaged, or this machine's clock is behind it.
         """
-        asked, began = self._algorithms, self._elapsed()
+        algorithms, began = self._algorithms, self.elapsed()
         clock_faults: list[str] = []
         faults: list[RotatorError] = []
         pointers: dict[str, Pointer] = {}
-        for alg in asked:
-            sent, row = self._clock(), algorithm(alg)
+        for alg in algorithms:
+            asked, row = self.elapsed(), algorithm(alg)
             try:
                 pointers[alg] = self._keys.read_pointer(self.keyset.name, row)
             except RotatorError as exc:
                 faults.append(exc)
                 continue
-            self.compare_clocks(sent, pointers[alg].date, clock_faults)
+            self.compare_clocks(asked, pointers[alg].date, clock_faults)
         readings = {}
         for document in self.keyset.written:
-            sent = self._clock()
+            asked = self.elapsed()
             try:
                 readings[document.name] = self._public.read(document.path)
             except RotatorError as exc:
                 faults.append(exc)
                 continue
-            self.compare_clocks(sent, readings[document.name].date, clock_faults)
+            self.compare_clocks(asked, readings[document.name].date, clock_faults)
         ring, version = self.read_ledger(clock_faults)
         # An algorithm that left the configuration still has a pointer: it was not known before the ledger was read.
         self._algorithms = tuple(dict.fromkeys((*self.keyset.policy.algorithms, *ring.algorithms(), *ring.successions)))
-        if not set(self._algorithms) <= set(asked):
+        if not set(self._algorithms) <= set(algorithms):
             return self.observe(before, even_early=even_early)
         now = self._floor = self._clock() + self._off
-        self._since = self._elapsed()
+        self._since = self.elapsed()
         newest, skew = ring.newest_fact(), self.keyset.policy.clock_skew
         if newest > now + 2 * skew and not even_early:
             raise Refused(
@@ -174,21 +169,22 @@ class Observer:
         Raises:
             Refused: there is no ledger, or it is damaged.
         """
-        sent = self._clock()
+        asked = self.elapsed()
         ring, version, date = self._ledger.read()
-        self.compare_clocks(sent, date, [] if clock_faults is None else clock_faults)
+        self.compare_clocks(asked, date, [] if clock_faults is None else clock_faults)
         return ring, version
 
-    def compare_clocks(self, sent: datetime, date: datetime | None, faults: list[str]) -> None:
-        """Note a fault where this machine's clock and the store's differ by more than the policy allows."""
+    def compare_clocks(self, asked: timedelta, date: datetime | None, faults: list[str]) -> None:
+        """Note a fault where this machine's clock and the store's differ by more than the policy allows.
+
+        ``asked``: :attr:`elapsed` before the store was asked, ``date``: the time that it answered with.
+        """
         if date is None:
             return
-        received, skew = self._clock(), self.keyset.policy.clock_skew
-        # Date has whole seconds: the store's time lay in [date, date + 1 s) somewhere between sent and received.
-        behind, ahead = date - received, sent - (date + timedelta(seconds=1))
-        if received - date > skew + SLOW:
-            # An answer this slow, or a clock that was set ahead while we waited: who can tell?
-            ahead = received - (date + timedelta(seconds=1))
+        received, took, skew = self._clock(), self.elapsed() - asked, self.keyset.policy.clock_skew
+        # Date has whole seconds, and was told at some time since the store was asked. What this machine's clock said
+        # then does not matter: somebody may have set it while we waited.
+        behind, ahead = date - received, received - (date + timedelta(seconds=1) + took)
         self._off = timedelta(0)
         if max(behind, ahead) > skew:
             self._off = behind if behind > ahead else -ahead
@@ -196,6 +192,11 @@ class Observer:
             faults.append(
                 f"this machine's clock is {text(timedelta(seconds=int(max(behind, ahead).total_seconds())))} {side} the"
                 f" store's; clock_skew is {text(skew)}. Rotation waits until it is set (NTP); a revoke does not."
+            )
+        elif took > SLOW:
+            faults.append(
+                f"a store took {text(timedelta(seconds=int(took.total_seconds())))} to answer, so nobody can tell"
+                " whether this machine's clock is right. Rotation waits for a quicker answer; a revoke does not."
             )
 
     def look_in_public(self, document: PublicDocument, world: World) -> tuple[list[Seen], str | None]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from rotator.engine.ledger import Ledger
+from rotator.engine.ledger import Ledger, random_nonce
 from rotator.engine.observe import Observer, as_seen
 from rotator.engine.steps import Report
 from rotator.errors import AccessDenied, ConfigurationError, Conflict, Damaged, Refused, RotatorError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from rotator.keys.policy import KeySet
     from rotator.keys.publication import Seen
-    from rotator.ports import Clock, Document, DocumentStore, KeyStore, PastVersion, Web
+    from rotator.ports import Clock, Document, DocumentStore, Elapsed, KeyStore, PastVersion, Web
 
 #: How many versions of a ledger are read, the newest first: a key changes it some ten times in its life.
 MOST_VERSIONS = 200
@@ -99,13 +99,16 @@ class Recovery:
         keys: KeyStore,
         clock: Clock,
         web: Web,
-        nonce: Callable[[], str],
+        elapsed: Elapsed,
+        nonce: Callable[[], str] = random_nonce,
         report: Callable[[Report], None] = lambda _: None,
     ) -> None:
         self.keyset, self._report = keyset, report
         self._store, self._public, self._keys, self._clock, self._nonce = ledger, public, keys, clock, nonce
         self._ledger = Ledger(keyset.name, ledger, nonce)
-        self._observer = Observer(keyset, ledger=self._ledger, public=public, keys=keys, clock=clock, web=web)
+        self._observer = Observer(
+            keyset, ledger=self._ledger, public=public, keys=keys, clock=clock, web=web, elapsed=elapsed
+        )
 
     def propose(self, wanted: Wanted | None = None) -> Proposal | None:
         """The ledger that ``wanted`` leads to; ``None``: the one that stands there is sound. Changes nothing.
@@ -161,7 +164,7 @@ class Recovery:
         pointers: dict[str, str | None] = {}
         # Which algorithms there were only the ledger knew.
         for alg, row in ALGORITHMS.items():
-            sent = self._clock()
+            asked = self._observer.elapsed()
             try:
                 pointer = self._keys.read_pointer(self.keyset.name, row)
             except ConfigurationError:
@@ -170,17 +173,17 @@ class Recovery:
                 # Nobody can read a pointer whose home is being deleted, so nobody follows it.
                 pointers[alg] = None
                 continue
-            self._observer.compare_clocks(sent, pointer.date, faults)
+            self._observer.compare_clocks(asked, pointer.date, faults)
             pointers[alg] = pointer.id
         seen = {}
         for document in self.keyset.documents:
-            sent = self._clock()
+            asked = self._observer.elapsed()
             reading = self._public.read(document.path)
-            self._observer.compare_clocks(sent, reading.date, faults)
+            self._observer.compare_clocks(asked, reading.date, faults)
             seen[document.name] = as_seen(reading.document)
-        sent = self._clock()
+        asked = self._observer.elapsed()
         reading = self._store.read(self._ledger.path)
-        self._observer.compare_clocks(sent, reading.date, faults)
+        self._observer.compare_clocks(asked, reading.date, faults)
         if faults:
             raise Refused(f"Key set {self.keyset.name}: {faults[0]} Nothing was changed.")
         return _World(pointers, seen, reading.document, self._clock())
