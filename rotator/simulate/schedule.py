@@ -105,6 +105,8 @@ class Schedule:
         self.violation: Violation | None = None
         self.grows: Policy | None = None
         self.failed: Counter[str] = Counter()
+        self.owed: set[str] = set()
+        """Workers whose next tick waits for one that stalls."""
         self.over = False
         self.people, self.mishaps = People(self), Mishaps(self)
 
@@ -233,7 +235,10 @@ class Schedule:
 
     def _tick(self, worker: str) -> None:
         world = self.world
-        if worker in world.stalling or world.now < self.stopped_until:
+        if worker in world.stalling:
+            self.owed.add(worker)
+            return
+        if world.now < self.stopped_until:
             self.later(max(self.stopped_until - world.now, _MINUTE), self._ticking(worker))
             return
         if "stall" in world.faults and self.rng.random() < (0.5 if self._promotion_due() else 1 / _STALLS):
@@ -280,6 +285,9 @@ class Schedule:
         pause = task.resume()
         if pause is None:
             del world.stalling[worker]
+            if worker in self.owed:
+                self.owed.remove(worker)
+                self.later(_MINUTE, self._ticking(worker))
             self._judge()
             return
         world.happened["stall"] += 1

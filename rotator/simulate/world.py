@@ -403,7 +403,7 @@ class World:
             self.emergencies.discard(alg)
         for document in self.keyset.documents_of(alg):
             for copy in self.views(document.name):
-                if copy.outsider and copy.since > self.looked.get(worker, START):
+                if copy.outsider and copy.since >= self.looked.get(worker, START):
                     # Between a worker's look and its move an outsider may always slip in.
                     copy.excused |= {kid}
                 if kid not in copy.keys and kid not in copy.excused:
