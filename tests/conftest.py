@@ -13,11 +13,12 @@ from tests.leaks import pytest_runtest_makereport as pytest_runtest_makereport  
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# A plain run tries the same few examples every time: what it covers is no matter of luck. The slow part of .ci/run
-# looks at many new ones (--hypothesis-profile=thorough) and prints how to see a failure again.
+# A plain run tries the same few examples every time, and .ci/run the same many (--hypothesis-profile=thorough): what
+# they cover is no matter of luck. --hypothesis-profile=explore tries new ones and prints how to see a failure again.
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("plain", PATIENT, max_examples=40, derandomize=True)
-settings.register_profile("thorough", PATIENT, max_examples=500, database=None, print_blob=True)
+settings.register_profile("thorough", PATIENT, max_examples=500, derandomize=True)
+settings.register_profile("explore", PATIENT, max_examples=500, derandomize=False, database=None, print_blob=True)
 settings.load_profile("plain")
 
 # Counting lines doubles the time of a test. The tests in these files reach every branch of keys/ and engine/ (.ci/run

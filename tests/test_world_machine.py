@@ -391,7 +391,7 @@ def test_no_story_breaks_a_promise() -> None:
 
 @pytest.mark.slow
 def test_no_long_story_breaks_a_promise() -> None:
-    live(Life, 500, 50, derandomize=False)
+    live(Life, 500, 50)
 
 
 def found_without(gate: str, steps: int = 25) -> list[str]:
