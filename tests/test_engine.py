@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import random
 from contextlib import suppress
@@ -326,6 +327,35 @@ def test_so_many_races_may_be_lost_in_a_row_and_not_one_more(losses: int) -> Non
 
 
 # -- drift -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda body: codecs.BOM_UTF8 + body,
+        lambda body: body.decode().encode("utf-16"),
+        lambda body: body.replace(b"{", b'{"keys": [],', 1),
+        lambda body: body.replace(b'"x":', b'"x": "AAAA", "x":', 1),
+        lambda body: body.replace(b"[", b"[null,", 1),
+    ],
+    ids=["byte order mark", "UTF-16", "keys twice", "a member twice", "null among the keys"],
+)
+def test_what_strict_readers_refuse_is_put_right_and_the_clock_starts_again(spoil: Callable[[bytes], bytes]) -> None:
+    world = founded(policy=FAST)
+    standby = world.kid(Stage.NEXT)
+    body = world.documents["acme/jwks.json"][0]
+    world.advance(timedelta(hours=1))
+    world.restore(spoil(body))
+    spoilt_until = world.now
+    world.tick()
+    mended = world.documents["acme/jwks.json"][0]
+    assert jwks.parse(mended) == replace(jwks.parse(body), revision=world.ring.revision - 1)  # type: ignore[type-var]
+    key = world.ring.by_kid(standby)
+    assert key
+    assert key.published["jwks"] > spoilt_until
+    revision = world.ring.revision
+    world.tick()
+    assert world.ring.revision == revision, "there is nothing left to do"
 
 
 def test_an_old_document_restored_just_before_the_gate_restarts_the_clock() -> None:
@@ -1085,6 +1115,7 @@ def test_a_public_url_that_serves_html_or_an_old_copy_stops_the_clock() -> None:
     for fetched, words in (
         (Fetched(b"<html>", "max-age=300, stale-if-error=0"), "does not serve a JWKS"),
         (Fetched(b'{"keys": []}', "max-age=300, stale-if-error=0", timedelta(days=2)), "2d old"),
+        (Fetched(b'{"keys": ["key"]}', "max-age=300, stale-if-error=0"), "serves what strict readers refuse"),
     ):
         world = World(urls=(URL,))
         world.init()

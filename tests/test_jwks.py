@@ -194,7 +194,7 @@ def test_a_set_as_large_as_it_may_be_is_parsed() -> None:
 
 def test_what_is_no_key_is_left_out() -> None:
     parsed = jwks.parse(b'{"keys": [null, 1, "kid", [], {"kid": "a"}, {}], "more": true}')
-    assert parsed == jwks.PublicSet(({"kid": "a"}, {}), None)
+    assert parsed == jwks.PublicSet(({"kid": "a"}, {}), None, "a member of 'keys' is no object")
 
 
 @pytest.mark.parametrize("revision", ["7", 7.0, True, None, [7]])
@@ -212,8 +212,26 @@ def test_keys_are_found_by_kid_and_those_without_are_left_out() -> None:
     assert parsed.key("b") is None
 
 
-def test_a_byte_order_mark_is_read_over() -> None:
-    assert jwks.parse(b'\xef\xbb\xbf{"keys": [{"kid": "a"}]}') == jwks.PublicSet(({"kid": "a"},), None)
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        (b'{"keys": [{"kid": "a"}]}', None),
+        (b'\xef\xbb\xbf{"keys": [{"kid": "a"}]}', "it begins with a byte order mark"),
+        ('{"keys": [{"kid": "a"}]}'.encode("utf-16"), "it is not UTF-8"),
+        ('{"keys": [{"kid": "a"}]}'.encode("utf-16-le"), "it is not UTF-8"),
+        (b'{"keys": [{"kid": "a"}], "more": "\xed\xa0\x80"}', "it is not UTF-8"),
+        (b'{"keys": [], "keys": [{"kid": "a"}]}', "a name stands twice in one object"),
+        (b'{"keys": [{"kid": "b", "kid": "a"}]}', "a name stands twice in one object"),
+        (b'{"keys": [{"kid": "a"}, "x"]}', "a member of 'keys' is no object"),
+    ],
+    ids=ascii,
+)
+def test_what_lenient_readers_alone_let_pass_is_read_and_told(body: bytes, fault: str | None) -> None:
+    assert jwks.parse(body) == jwks.PublicSet(({"kid": "a"},), None, fault)
+
+
+def test_a_number_that_no_float_holds_makes_no_set() -> None:
+    assert jwks.parse(b'{"keys": [{"kid": "a", "n": 1e999}]}') is None, "written again it would be no JSON"
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))

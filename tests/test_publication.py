@@ -261,6 +261,18 @@ def test_one_kid_is_never_written_twice() -> None:
     assert written(QUIET, [*RIGHT, nameless, nameless], Seen())
 
 
+def test_ours_go_before_strangers_where_readers_of_no_more_than_max_keys_may_miss_them() -> None:
+    strangers = [THEIRS | {"kid": kid} for kid in ("one", "two")]
+    there = seen([*strangers, *RIGHT])
+    why = "it holds 4 keys, and readers of no more than 3 may miss ours: these go first"
+    assert difference(QUIET, JWKS, there, 3) == why
+    keys = project(QUIET, JWKS, there, 3)
+    assert keys == [*RIGHT, *strangers]
+    assert written(QUIET, keys, there, with_policy(max_keys=3))
+    assert difference(QUIET, JWKS, seen(keys), 3) is None
+    assert difference(QUIET, JWKS, there, 4) is None, "every reader finds all of them"
+
+
 TIGHT = with_policy(max_keys=2)
 FRESH = ring(CURRENT, key("m", "made"))
 WITH_FRESH = [jwk_of("c"), jwk_of("m")]

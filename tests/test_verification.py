@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from dataclasses import replace
 from datetime import timedelta
@@ -61,6 +62,7 @@ PRIVATE = jwk_of("other") | {"d": "AA"}
     ("shown", "found"),
     [
         (copy(b"<html>"), [("not-a-jwks", True)]),
+        (copy(codecs.BOM_UTF8 + jwks.serialize(RIGHT, 7)), [("not-strict", True)]),
         (of([jwk_of("n")]), [("missing-key", True)]),
         (of([jwk_of("c")]), [("missing-key", False)]),
         (of([jwk_of("c") | {"x": "AA"}, jwk_of("n")]), [("changed-key", True)]),

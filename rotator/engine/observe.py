@@ -225,6 +225,8 @@ class Observer:
         keys = jwks.parse(fetched.body)
         if keys is None and not document.discovery:
             return f"{url} does not serve a JWKS"
+        if keys and keys.fault and not document.discovery:
+            return f"{url} serves what strict readers refuse: {keys.fault}"
         return Seen(exists=True, jwks=keys, cache_control=fetched.cache_control, body=fetched.body)
 
     def _freshness_fault(self, url: str, fetched: Fetched, document: PublicDocument, world: World) -> str | None:

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
+import math
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -111,6 +113,8 @@ class PublicSet:
 
     keys: tuple[Jwk, ...]
     revision: int | None
+    fault: str | None = None
+    """Why strict readers may refuse it whole, or read other keys in it than we do."""
 
     def kids(self) -> set[str]:
         """The kids in the set; keys without one are left out."""
@@ -134,26 +138,50 @@ def _ordered(jwk: Mapping[str, Any]) -> Jwk:
     return {name: jwk[name] for name in (*(name for name in _FIRST if name in jwk), *sorted(jwk.keys() - _FIRST))}
 
 
-def _no_constant(name: str) -> Any:
-    # NaN and Infinity are no JSON (RFC 8259 section 6): what we republish must be.
-    raise ValueError(name)
+def _finite(number: str) -> float:
+    # NaN, Infinity and what is read as that are no JSON (RFC 8259 section 6): what we republish must be.
+    if not math.isfinite(value := float(number)):
+        raise ValueError(number)
+    return value
+
+
+def _is_utf8(body: bytes) -> bool:
+    try:
+        # JSON has no NUL; UTF-16 without a byte order mark has one beside every ASCII letter.
+        return "\0" not in body.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
 
 
 def parse(body: bytes) -> PublicSet | None:
-    """The set in ``body``, or ``None`` where that is no JWKS at all. Keys that are not objects are dropped."""
+    """The set in ``body``, or ``None`` where that is no JWKS at all. Keys that are not objects are dropped.
+
+    What lenient readers let pass and strict ones do not stands in its ``fault`` (RFC 8259 sections 4 and 8.1).
+    """
     if len(body) > MAX_BYTES:
         return None
+    faults: list[str] = []
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            faults.append("a name stands twice in one object")
+        return found
+
     try:
-        document = json.loads(body, parse_constant=_no_constant)
+        document = json.loads(body, parse_constant=_finite, parse_float=_finite, object_pairs_hook=members)
     except (ValueError, RecursionError):
         return None
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
         return None
-    revision = document.get(REVISION_MEMBER)
-    return PublicSet(
-        tuple(key for key in document["keys"] if isinstance(key, dict)),
-        revision if type(revision) is int else None,
-    )
+    revision, keys = document.get(REVISION_MEMBER), tuple(key for key in document["keys"] if isinstance(key, dict))
+    if len(keys) < len(document["keys"]):
+        faults.append("a member of 'keys' is no object")
+    if body.startswith(codecs.BOM_UTF8):
+        faults.append("it begins with a byte order mark")
+    elif not _is_utf8(body):
+        faults.append("it is not UTF-8")
+    return PublicSet(keys, revision if type(revision) is int else None, faults[0] if faults else None)
 
 
 def is_private(jwk: Mapping[str, Any]) -> bool:

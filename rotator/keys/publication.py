@@ -36,8 +36,13 @@ class Seen:
     """As it stands there: a discovery document is compared whole."""
 
     def kids(self) -> set[str]:
-        """The kids seen."""
+        """The kids seen, by lenient readers at least."""
         return self.jwks.kids() if self.jwks else set()
+
+    @property
+    def fault(self) -> str | None:
+        """Why strict readers may see no key in it."""
+        return self.jwks.fault if self.jwks else None
 
 
 def ours(ring: Keyring, document: PublicDocument) -> list[Jwk]:
@@ -65,10 +70,10 @@ def foreign(ring: Keyring, seen: Seen) -> list[Jwk]:
 
 
 def holds(document: PublicDocument, key: Key, seen: Seen) -> bool:
-    """Whether ``document`` as ``seen`` shows ``key``: its kid stands there, or its alg is listed."""
+    """Whether ``document`` as ``seen`` shows ``key`` to every reader: its kid stands there, or its alg is listed."""
     if document.discovery:
         return key.alg in discovery.listed(seen.body, document.discovery)
-    return key.kid in seen.kids()
+    return key.kid in seen.kids() and not seen.fault
 
 
 def stranger(ring: Keyring, document: PublicDocument, seen: Seen) -> str | None:
@@ -145,9 +150,19 @@ def difference(ring: Keyring, document: PublicDocument, seen: Seen, max_keys: in
         return "it is missing" if wanted or document.algorithms is None else None
     if seen.jwks is None:
         return "what stands there is not a JWKS"
-    if seen.jwks.keys != tuple(wanted) and _bag(seen.jwks.keys) != _bag(wanted):
-        return _changes(seen.jwks, wanted)
-    return _header_difference(ring, document, seen)
+    return _set_difference(seen.jwks, wanted, max_keys) or _header_difference(ring, document, seen)
+
+
+def _set_difference(seen: PublicSet, wanted: Sequence[Jwk], max_keys: int | None) -> str | None:
+    if seen.fault:
+        return f"strict readers refuse it: {seen.fault}"
+    if seen.keys == tuple(wanted):
+        return None
+    if _bag(seen.keys) != _bag(wanted):
+        return _changes(seen, wanted)
+    if max_keys is not None and len(wanted) > max_keys:
+        return f"it holds {len(wanted)} keys, and readers of no more than {max_keys} may miss ours: these go first"
+    return None
 
 
 def _discovery_difference(wanted: bytes, seen: Seen) -> str | None:

@@ -70,6 +70,8 @@ def _of_set(ring: Keyring, keyset: KeySet, document: PublicDocument, copy: Copy)
     if found is None:
         yield Fault("not-a-jwks", "it is no JWKS", copy.where)
         return
+    if found.fault:
+        yield Fault("not-strict", f"strict readers refuse it: {found.fault}", copy.where)
     yield from _of_our_keys(ring, document, found, copy)
     yield from _of_their_keys(ring, found, copy)
     count, most = len(found.keys), keyset.policy.max_keys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,9 @@ class Mishaps:
                 world.move_pointer_by_hand(key.alg, key.id)
             return
         if kind == "garbage":
-            body = self.rng.choice((b"", b"{}", b'{"keys":[]}', b"<html>", body[: len(body) // 2]))
+            body = self.rng.choice(
+                (b"", b"{}", b'{"keys":[]}', b"<html>", body[: len(body) // 2], codecs.BOM_UTF8 + body)
+            )
         elif kind == "stranger":
             path, stored = world.keyset.documents[0].path, world.documents.get(world.keyset.documents[0].path)
             parsed = jwks.parse(stored[0]) if stored else None

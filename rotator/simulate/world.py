@@ -186,7 +186,9 @@ class World:
         document = self.document(path)
         if document:
             parsed = jwks.parse(body)
-            keys = {kid: key for key in (parsed.keys if parsed else ()) if isinstance(kid := key.get("kid"), str)}
+            # What strict readers refuse holds no key for them.
+            shown_keys = parsed.keys if parsed and not parsed.fault else ()
+            keys = {kid: key for key in shown_keys if isinstance(kid := key.get("kid"), str)}
             shown = headers.cache_control
             staleness = staleness_of(shown, self.truth.cache_tiers)
             coming = self.coming.setdefault(document.name, [])
@@ -271,7 +273,7 @@ class World:
         """Somebody's deployment overwrites a public document; what that breaks by itself is theirs."""
         path = path or self.keyset.documents[0].path
         parsed = jwks.parse(body)
-        present = parsed.kids() if parsed else set()
+        present = parsed.kids() if parsed and not parsed.fault else set()
         signing = {self.kids[key_id] for key_id in self.named_until if key_id in self.kids and self.alive(key_id)}
         # Whom somebody led issuers away from comes back to sign with the next tick.
         signing |= {key.kid for key in self.ring.keys if key.stage is Stage.CURRENT and key.kid}
