@@ -18,6 +18,7 @@ from rotator.errors import ConfigurationError, Conflict, Refused, RotatorError, 
 from rotator.keys import adoption, facts, jwks, material
 from rotator.keys.adoption import Shown, published_keys, taken
 from rotator.keys.algorithms import ALGORITHMS
+from rotator.keys.blast_radius import blast_radius
 from rotator.keys.discovery import Discovery
 from rotator.keys.halves import Half, is_encrypted, read_halves
 from rotator.keys.keyring import Stage, from_json, to_json
@@ -430,7 +431,7 @@ def test_the_first_ledger_says_what_is_and_promises_no_less_than_before() -> Non
 
 def test_nobody_knows_since_when_an_adopted_key_signs() -> None:
     ring = first_ledger([published("ES256", "a")], [half("ES256")], [Shown(JWKS, frozenset({"a"}), ())])
-    radius = facts.blast_radius(ring, KeySet("acme", MANY, (JWKS,)), "a", START + HOUR)
+    radius = blast_radius(ring, KeySet("acme", MANY, (JWKS,)), "a", START + HOUR)
     assert radius.signed_from is None
     assert "since an unknown time" in radius.sentences[0]
     assert radius.tokens_until == START + HOUR + MANY.signer_lag + MANY.token_lifetime + MANY.verifier_leeway

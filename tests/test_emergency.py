@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rotator.errors import Refused, StoreError
-from rotator.keys import facts
+from rotator.keys.blast_radius import blast_radius
 from rotator.keys.keyring import Stage
 from tests.world import POLICY, Ports, Turns, World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rotator.keys.facts import BlastRadius
+    from rotator.keys.blast_radius import BlastRadius
 
 DAY = timedelta(days=1)
 URL = "https://auth.example.com/jwks.json"
@@ -218,5 +218,5 @@ def test_no_token_of_a_revoked_key_outlives_what_was_said() -> None:
     assert radius.tokens_until
     assert abs(radius.tokens_until - last) < timedelta(seconds=1)
     world.tick()
-    later = facts.blast_radius(world.ring, world.keyset, kid, world.now + 3 * DAY)
+    later = blast_radius(world.ring, world.keyset, kid, world.now + 3 * DAY)
     assert later.trusted_until <= radius.trusted_until + timedelta(minutes=1)

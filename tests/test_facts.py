@@ -10,6 +10,7 @@ import pytest
 
 from rotator.errors import Refused
 from rotator.keys import facts
+from rotator.keys.blast_radius import BlastRadius, blast_radius
 from rotator.keys.keyring import REMEMBERED, DocumentFacts, Key, Keyring, Retired, Served, Stage, Succession
 from rotator.keys.plan import gate
 from rotator.keys.policy import UNPROMISED
@@ -551,8 +552,8 @@ LAGGING = (
 )
 
 
-def cost(keys: Iterable[Key], kid: str, **changes: Any) -> facts.BlastRadius:
-    radius = facts.blast_radius(ring(*keys, **changes), KEYSET, kid, NOW)
+def cost(keys: Iterable[Key], kid: str, **changes: Any) -> BlastRadius:
+    radius = blast_radius(ring(*keys, **changes), KEYSET, kid, NOW)
     assert (radius.kid, radius.alg) == (kid, "EdDSA")
     assert all(sentence.endswith(".") for sentence in radius.sentences)
     return radius
@@ -589,6 +590,33 @@ def test_the_cost_of_the_signing_key_without_an_heir() -> None:
     radius = cost([CURRENT, key("m", "made")], "c")
     assert (radius.heir, radius.early_until) == (None, None)
     assert radius.sentences[3:] == ("No next key is in public: nothing signs until a new key is made and seen.",)
+
+
+def test_the_cost_of_the_signing_key_where_no_other_can_be_made_today() -> None:
+    spent = tuple(NOW - n * MINUTE for n in range(20))
+    assert cost([CURRENT], "c", attempts=spent[1:]).sentences[4:] == ()
+    (never,) = cost([CURRENT], "c", attempts=spent).sentences[4:]
+    assert never == (
+        "None can be made before 2026-03-02 11:41:00Z: too many were made within a day. Raise"
+        " policy.max_creations_per_day first."
+    )
+    assert cost([CURRENT, key("m", "made")], "c", attempts=spent).sentences[4:] == (), "one is on its way"
+
+
+def test_the_cost_of_a_key_that_somebody_led_issuers_to() -> None:
+    keys = [CURRENT, NEXT, key("p", "previous", NOW - 9 * DAY)]
+    for kid in ("n", "p"):
+        plain = facts_cost(keys, kid)
+        led = facts_cost(keys, kid, pointed=kid)
+        assert led.tokens_until == NOW + 3 * HOUR + 5 * MINUTE
+        assert plain.tokens_until is None or plain.tokens_until < led.tokens_until
+        blind = facts_cost(keys, kid, blind=True)
+        assert blind.tokens_until == led.tokens_until
+        assert blind.sentences[0] == "The EdDSA pointer cannot be read: it is counted as if it named this key."
+
+
+def facts_cost(keys: Iterable[Key], kid: str, **seen: Any) -> BlastRadius:
+    return blast_radius(ring(*keys), KEYSET, kid, NOW, **seen)
 
 
 def test_a_key_that_is_being_promoted_is_the_heir() -> None:

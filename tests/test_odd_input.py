@@ -11,8 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from rotator.errors import ConfigurationError
-from rotator.keys import facts, jwks, material
+from rotator.keys import jwks, material
 from rotator.keys.algorithms import algorithm
+from rotator.keys.blast_radius import blast_radius
 from rotator.keys.keyring import DocumentFacts, Served, Succession
 from rotator.keys.policy import Policy, max_age_of, staleness_of
 from rotator.keys.publication import difference, guard, project
@@ -65,12 +66,12 @@ def test_two_foreign_keys_with_one_kid_do_not_stop_a_revoke() -> None:
 def test_the_cost_counts_with_copies_that_were_replaced_and_may_still_be_served() -> None:
     about = DocumentFacts("ours", "", (Served("ours", HOUR), Served("long", 9 * DAY, NOW + 8 * DAY)))
     of = ring(CURRENT, NEXT, documents={"jwks": about})
-    assert facts.blast_radius(of, KEYSET, "c", NOW).trusted_until == NOW + 9 * DAY
+    assert blast_radius(of, KEYSET, "c", NOW).trusted_until == NOW + 9 * DAY
 
 
 def test_the_cost_of_a_key_that_is_being_promoted_does_not_say_that_it_never_signed() -> None:
     of = ring(CURRENT, key("n", "next", promoting_at=NOW - HOUR))
-    assert "never signed" not in facts.blast_radius(of, KEYSET, "n", NOW).sentences[0]
+    assert "never signed" not in blast_radius(of, KEYSET, "n", NOW).sentences[0]
 
 
 def test_no_second_attempt_is_made_by_a_clock_that_cannot_be_trusted() -> None:

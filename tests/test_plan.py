@@ -1204,6 +1204,15 @@ def test_creations_are_capped_until_the_first_of_them_is_a_day_old(
     assert step_of(ask(replace(of, attempts=attempts[1:]), keyset=keyset)) == ("intend", "EdDSA")
 
 
+def test_where_a_revoke_left_no_key_that_signs_as_many_creations_are_kept_in_reserve() -> None:
+    of = ring(successions={"EdDSA": Succession(forced_at=NOW)}, attempts=CREATIONS)
+    assert step_of(ask(of)) == ("intend", "EdDSA")
+    spent = tuple(sorted((*CREATIONS, *(at + MINUTE for at in CREATIONS))))
+    wait = the_wait(ask(replace(of, attempts=spent)), "intend")
+    assert wait.reason == "20 creations are recorded within a day (max_creations_per_day)"
+    assert wait.at == spent[0] + DAY
+
+
 def test_creations_beyond_a_lowered_cap_are_waited_for_until_enough_of_them_are_a_day_old() -> None:
     of = ring(CURRENT, attempts=tuple(NOW - hours * HOUR for hours in (25, 3, 2, 1)))
     lowered = with_policy(max_creations_per_day=2)

@@ -285,6 +285,7 @@ def test_any_policy_gets_its_verdict_in_sentences(policy: Policy) -> None:
         ({"lifetime": DAY}, 14),
         ({"lifetime": HOUR}, 106),
         ({"lifetime": HOUR, "algorithms": ("RS256", "ES256")}, 202),
+        ({"algorithms": ("RS256", "ES256", "ES384")}, 12),
         ({"lifetime": timedelta(0)}, 10),
         ({"max_creations_per_day": 3, "lifetime": HOUR}, 3),
     ],

@@ -158,6 +158,10 @@ def worries(outcome: Outcome) -> Iterator[str]:
     trouble = outcome.ring.trouble
     if trouble:
         yield f"last error, {span(outcome.at - trouble.at)} ago: {trouble.message}"
+    for alg, succession in outcome.ring.successions.items():
+        if succession.forced_at:
+            said = (wait.reason for wait in outcome.plan.waits if wait.alg == alg)
+            yield f"no {alg} key signs since a revoke: {next(said, 'the next tick goes on with it')}"
     if outcome.clock_fault:
         yield f"clock: {outcome.clock_fault}"
     for document, kids in outcome.foreign.items():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from rotator.engine import Engine, Outcome
-    from rotator.keys.facts import BlastRadius
+    from rotator.keys.blast_radius import BlastRadius
     from rotator.keys.keyring import Key
 
 #: Fewer characters of a kid are too easily mistyped into another one.

@@ -23,6 +23,7 @@ from rotator.errors import Conflict, Refused, RotatorError
 from rotator.keys import facts
 from rotator.keys import plan as planning
 from rotator.keys.algorithms import algorithm
+from rotator.keys.blast_radius import BlastRadius, blast_radius
 from rotator.keys.keyring import Event, Keyring, Trouble
 from rotator.keys.plan import Plan, Step, plan
 from rotator.keys.publication import foreign
@@ -232,14 +233,20 @@ class Engine:
             lambda _: [(None, kid)],
         )
 
-    def blast_radius(self, kid: str) -> facts.BlastRadius:
+    def blast_radius(self, kid: str) -> BlastRadius:
         """Who would be affected by a revoke of ``kid`` now. Changes nothing.
 
         Raises:
             Refused: no key of this kid is public.
         """
         ring = self.ledger()
-        return facts.blast_radius(ring, self.keyset, kid, self._observer.now())
+        key, pointed, blind = ring.by_kid(kid), None, False
+        if key:
+            try:
+                pointed = self._keys.read_pointer(self.keyset.name, algorithm(key.alg)).id
+            except RotatorError:
+                blind = True
+        return blast_radius(ring, self.keyset, kid, self._observer.now(), pointed=pointed, blind=blind)
 
     def revoke(self, kid: str, reason: str) -> None:
         """Record that ``kid`` is revoked; the next ticks do the rest, and this call cannot be lost from here on.

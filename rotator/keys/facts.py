@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -335,106 +335,3 @@ def successor(ring: Keyring, alg: str) -> Key | None:
     """The key that takes over if the current one is revoked: the one seen in public for longest."""
     seen = [key for key in ring.of(alg) if key.standby and key.published_at]
     return min(seen, key=lambda key: (key.published_at or key.intended_at, key.id), default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class BlastRadius:
-    """Who is affected by a revoke, and until when."""
-
-    kid: str
-    alg: str
-    stage: Stage
-    signed_from: datetime | None
-    """Since when it may have signed; ``None``: it never did."""
-    tokens_until: datetime | None
-    """The latest ``exp`` of a token that it signed, or that an issuer who lags behind may still sign; with leeway."""
-    trusted_until: datetime
-    """Until when a verifier that obeys the policy may still trust it."""
-    heir: str | None
-    """kid of the key that takes over."""
-    early_until: datetime | None
-    """Until when a verifier may not know the heir yet; ``None``: every verifier knows it."""
-    sentences: tuple[str, ...]
-
-
-def blast_radius(ring: Keyring, keyset: KeySet, kid: str, now: datetime) -> BlastRadius:
-    """What a revoke of ``kid`` at ``now`` would cost, or costs since it was revoked.
-
-    Raises:
-        Refused: no key of this kid is public.
-    """
-    key, policy = revocable(ring, keyset, kid), keyset.policy
-    signs = key.stage is Stage.CURRENT
-    documents = keyset.documents_of(key.alg)
-    # What was seen to be gone everywhere grows old from then on; until that is seen, copies may go out at any time.
-    over = key.revoked_at is not None and all(document.name in key.gone for document in documents)
-    fetched_until = max(key.gone.values(), default=now) if over else now
-    heir = (ring.promoting(key.alg) or successor(ring, key.alg)) if signs else None
-    opens = gate(keyset, heir) if heir else None
-    staleness = max(
-        [policy.staleness]
-        + [entry.staleness for facts in ring.documents.values() for entry in facts.served if entry.until is None]
-    )
-    replaced = [entry.until for facts in ring.documents.values() for entry in facts.served if entry.until]
-    trusted_until = max([fetched_until + staleness, *replaced]) + policy.verifier_cache
-    early_until = opens if opens and opens > now else None
-    signed_from = key.activated_at or key.promoting_at or (key.published_at if key.exposed else None)
-    if key.adopted:
-        # Others signed with it before: nobody wrote down since when.
-        signed_from = None
-    tokens_until = last_signature = None
-    # In the middle of its promotion the pointer may name it already.
-    if key.exposed or key.promoting_at:
-        # Until somebody says that the pointer was led away from it, issuers may sign with it.
-        stopped_at = None if key.astray else key.superseded_at or (key.disabled_at if key.revoked_at else None)
-        last_signature = (stopped_at or now) + max(key.signer_lag, policy.signer_lag)
-        tokens_until = (
-            last_signature
-            + max(key.token_lifetime, policy.token_lifetime)
-            + max(key.verifier_leeway, policy.verifier_leeway)
-        )
-    said = [f"It was revoked at {_when(key.revoked_at)}: {key.revoke_reason}."] if key.revoked_at else []
-    if tokens_until is None:
-        said.append("It never signed: no token is affected.")
-    elif tokens_until <= now:
-        said.append("Every token it signed has ended: no live token is affected.")
-    else:
-        said.append(
-            f"Every token it signed since {_when(signed_from)} is rejected from now on (the last would end by"
-            f" {_when(tokens_until)}): their holders must log in again."
-        )
-    if last_signature and last_signature > now:
-        said.append(
-            f"An issuer that does not read the pointer again may sign with it until {_when(last_signature)}:"
-            " make every issuer read it now."
-        )
-    if trusted_until <= now:
-        said.append(f"No verifier trusts it any more: the last copy of it ended at {_when(trusted_until)}.")
-    else:
-        said.append(
-            f"A verifier may trust it until {_when(trusted_until)}: caches for {text(staleness)},"
-            f" then its own for {text(policy.verifier_cache)}; sooner where the CDN is invalidated."
-        )
-    if signs and heir is None:
-        said.append("No next key is in public: nothing signs until a new key is made and seen.")
-    elif signs and early_until and heir:
-        said.append(
-            f"{heir.kid} takes over at once, before its gate: verifiers may reject it until {_when(early_until)}."
-        )
-    elif signs and heir:
-        said.append(f"{heir.kid} takes over at once; every verifier knows it already.")
-    return BlastRadius(
-        kid,
-        key.alg,
-        key.stage,
-        signed_from,
-        tokens_until,
-        trusted_until,
-        heir.kid if heir else None,
-        early_until,
-        tuple(said),
-    )
-
-
-def _when(moment: datetime | None) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S}Z" if moment else "an unknown time"

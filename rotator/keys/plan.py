@@ -338,6 +338,17 @@ def withdraw_at(policy: Policy, key: Key, superseded_at: datetime) -> datetime:
     )
 
 
+def creations(policy: Policy, *, emergency: bool) -> int:
+    """How many keys may be made in 24 hours; with a reserve as large again where a revoke left none that signs."""
+    return policy.creations_per_day * (2 if emergency else 1)
+
+
+def creatable_at(ring: Keyring, policy: Policy, *, emergency: bool) -> datetime:
+    """From when another key may be made."""
+    cap = creations(policy, emergency=emergency)
+    return ring.created_at if len(ring.attempts) < cap else sorted(ring.attempts)[-cap] + _DAY
+
+
 # -- what must never happen --------------------------------------------------------------------------------------
 
 
@@ -573,7 +584,7 @@ def _create(v: View) -> Iterator[Finding]:
             yield Wait("attempt", "another attempt to create it may be under way", at, key.alg)
         elif v.patient:
             yield Wait("attempt", v.patient, alg=key.alg)
-        elif _may_create(v):
+        elif _may_create(v, key.alg):
             yield Attempt(alg=key.alg, key=key.id, reason="the last attempt to create it did not end")
         else:
             yield _creations_spent(v, key.alg)
@@ -742,7 +753,7 @@ def _intend(v: View) -> Iterator[Finding]:
             beside = f", {strangers} of them not ours" if strangers else ""
             reason = f"{alive + strangers} keys are public{beside} and max_keys is {v.policy.max_keys}"
             yield Wait("intend", reason, alg=alg)
-        elif not _may_create(v):
+        elif not _may_create(v, alg):
             yield _creations_spent(v, alg)
         else:
             yield Intend(alg=alg, reason="no next key stands by" if alg in v.current else "no key signs yet")
@@ -758,14 +769,18 @@ def _sweep(v: View) -> Iterator[Finding]:
         yield Sweep(reason="a crash may have left keys in the key store that no ledger knows")
 
 
-def _may_create(v: View) -> bool:
-    return sum(v.now - at < _DAY for at in v.ring.attempts) < v.policy.creations_per_day
+def _may_create(v: View, alg: str) -> bool:
+    return creatable_at(v.ring, v.policy, emergency=_emergency(v, alg)) <= v.now
+
+
+def _emergency(v: View, alg: str) -> bool:
+    return v.ring.succession(alg).forced_at is not None
 
 
 def _creations_spent(v: View, alg: str) -> Wait:
-    cap = v.policy.creations_per_day
+    cap = creations(v.policy, emergency=_emergency(v, alg))
     reason = f"{cap} creations are recorded within a day (max_creations_per_day)"
-    return Wait("intend", reason, sorted(v.ring.attempts)[-cap] + _DAY, alg)
+    return Wait("intend", reason, creatable_at(v.ring, v.policy, emergency=_emergency(v, alg)), alg)
 
 
 def _naming(v: View, key_id: str | None) -> str:

@@ -72,10 +72,11 @@ class Policy:
 
     @cached_property
     def creations_per_day(self) -> int:
-        """How many private keys may be created in 24 hours, whatever happens."""
+        """How many private keys may be created in 24 hours; as many again where no key is left that signs."""
         if self.max_creations_per_day is not None:
             return self.max_creations_per_day
-        return 10 + 4 * len(self.algorithms) * (_DAY // self.lifetime if self.lifetime else 0)
+        algorithms = len(self.algorithms)
+        return max(10, 4 * algorithms) + 4 * algorithms * (_DAY // self.lifetime if self.lifetime else 0)
 
     @cached_property
     def cache_control(self) -> str:

@@ -278,8 +278,9 @@ class PolicyTable(_Table):
     )
     max_creations_per_day: Count | None = Field(
         default=Policy.max_creations_per_day,
-        description="The most private keys made in 24 hours; by default 10, and with lifetimes of less than a day"
-        " 4 more for each algorithm and lifetime in it.",
+        description="The most private keys made in 24 hours, and as many again where a revoke left none that signs; by"
+        " default 10, or 4 for each algorithm, and with lifetimes of less than a day 4 more for each algorithm and"
+        " lifetime in it.",
     )
 
 
