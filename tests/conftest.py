@@ -24,9 +24,9 @@ settings.load_profile("plain")
 # Counting lines doubles the time of a test. The tests in these files reach every branch of keys/ and engine/ (.ci/run
 # judges nothing else); those of other files, and long lives (no_cover), run without.
 COUNTED = {
-    *("adopt", "adoption", "attacks", "cautions", "discovery", "emergency", "engine", "facts", "jwks"),
-    *("keyring", "ledger_json", "material", "odd_input", "plan", "policy", "publication", "recover_command"),
-    *("recovery", "upkeep", "verification", "views"),
+    *("adopt", "adoption", "attacks", "cautions", "discovery", "emergency", "engine", "facts", "jwks", "isolation"),
+    *("keyring", "ledger_json", "material", "odd_input", "old_copies", "plan", "policy", "publication"),
+    *("recover_command", "recovery", "upkeep", "verification", "views"),
 }
 
 

@@ -776,7 +776,7 @@ def test_the_clock_of_next_starts_when_the_public_url_shows_it() -> None:
     world.tick()
     assert "current" in world.stages().values()
     outcome = world.tick()
-    assert any("does not show" in wait.reason for wait in outcome.plan.waits)
+    assert any("still serves an older copy" in wait.reason for wait in outcome.plan.waits)
     world.run(timedelta(days=40), every=4 * HOUR)
 
 

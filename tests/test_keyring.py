@@ -93,6 +93,7 @@ def _keys(draw: st.DrawFn, number: int, moments: st.SearchStrategy[datetime]) ->
             signer_lag=SPANS,
             token_lifetime=SPANS,
             verifier_leeway=SPANS,
+            clock_skew=SPANS,
         )
     )
     return key
@@ -186,6 +187,7 @@ FULL_KEY = Key(
     signer_lag=timedelta(hours=2),
     token_lifetime=timedelta(hours=1),
     verifier_leeway=timedelta(minutes=5),
+    clock_skew=timedelta(minutes=1),
 )
 FULL = Keyring(
     keyset="acme",
@@ -200,6 +202,7 @@ FULL = Keyring(
             "max-age=300",
             "application/jwk-set+json",
             (Served("max-age=300", HOUR), Served(None, 24 * HOUR, _at(30))),
+            least_revision=6,
             invalidate_due=True,
         )
     },
@@ -286,7 +289,8 @@ def test_the_json_is_sorted_so_that_a_person_can_compare_revisions() -> None:
     ring = Keyring("acme", "ledger", T0, keys=(Key("intent-1", "EdDSA", T0, "nonce", T0),))
     assert to_json(ring) == (
         b'{\n "created_at": "2026-01-01T00:00:00.000000Z",\n "format": 1,\n "keys": [\n  {\n   "alg": "EdDSA",\n'
-        b'   "attempt": "nonce",\n   "attempted_at": "2026-01-01T00:00:00.000000Z",\n   "id": "intent-1",\n'
+        b'   "attempt": "nonce",\n   "attempted_at": "2026-01-01T00:00:00.000000Z",\n   "clock_skew": 0.0,\n'
+        b'   "id": "intent-1",\n'
         b'   "intended_at": "2026-01-01T00:00:00.000000Z",\n   "signer_lag": 0.0,\n   "token_lifetime": 0.0,\n'
         b'   "verifier_leeway": 0.0\n  }\n ],\n "keyset": "acme",\n "ledger_id": "ledger",\n "revision": 0,\n'
         b' "writer": ""\n}\n'

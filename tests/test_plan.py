@@ -71,7 +71,7 @@ def key(name: str, stage: str, since: datetime = NOW - DAY, *, alg: str = "EdDSA
     if "activated_at" in life:
         life |= {"promoting_at": life["activated_at"]}
     if not {"promoting_at", "superseded_at"}.isdisjoint(life | facts):
-        life |= {lag: getattr(POLICY, lag) for lag in ("signer_lag", "token_lifetime", "verifier_leeway")}
+        life |= {lag: getattr(POLICY, lag) for lag in ("signer_lag", "token_lifetime", "verifier_leeway", "clock_skew")}
     return Key(**({"id": name, "alg": alg} | life | facts))
 
 
@@ -1057,7 +1057,7 @@ def test_an_algorithm_out_of_the_configuration_does_not_rotate_but_a_revoke_is_s
 # -- promises that grow ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", ["signer_lag", "token_lifetime", "verifier_leeway"])
+@pytest.mark.parametrize("what", ["signer_lag", "token_lifetime", "verifier_leeway", "clock_skew"])
 def test_a_policy_that_grows_while_keys_sign_is_remembered(what: str) -> None:
     grown = with_policy(**{what: getattr(POLICY, what) + US})
     revoked = key("x", "current", revoked_at=NOW, gone={"jwks": NOW}, destroyed_at=NOW)
@@ -1065,7 +1065,7 @@ def test_a_policy_that_grows_while_keys_sign_is_remembered(what: str) -> None:
     not_stopped = world(of, failed=frozenset({("disable", "x")}))
     step = the_step(ask(of, not_stopped, keyset=grown), planning.Extend)
     assert (step.keys, step.alg) == (("c", "p"), "EdDSA")
-    assert step.reason == "signer_lag, token_lifetime or leeway grew"
+    assert step.reason == "signer_lag, token_lifetime, leeway or clock_skew grew"
 
 
 def test_a_policy_that_shrinks_changes_no_promise() -> None:

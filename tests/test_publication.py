@@ -368,12 +368,15 @@ def test_a_kid_that_is_no_thumbprint_says_nothing_about_the_members(odd: dict[st
 def test_a_signing_key_that_no_cache_can_know_does_not_replace_a_whole_set() -> None:
     unseen = key("c", "current", published={})
     assert unseen.stage is Stage.CURRENT
-    there = seen([THEIRS])
-    fault = refused(ring(unseen), [jwk_of("c")], there)
+    past = key("w", "retired")
+    there = seen([jwk_of("w"), THEIRS])
+    fault = refused(ring(unseen, past), [jwk_of("c")], there)
     assert fault == "it would share no key with the one it replaces (a hard swap to c)"
-    assert written(ring(unseen), [jwk_of("c"), THEIRS], there), "one key is shared"
-    assert written(ring(replace(unseen, forced=True)), [jwk_of("c")], there), "a revoke was announced"
-    assert written(ring(CURRENT), [jwk_of("c")], there), "it was seen in public before"
+    assert written(ring(unseen, past), [jwk_of("c"), THEIRS], there), "one key is shared"
+    assert written(ring(replace(unseen, forced=True), past), [jwk_of("c")], there), "a revoke was announced"
+    assert written(ring(CURRENT, past), [jwk_of("c")], there), "it was seen in public before"
+    for nothing in ([], [THEIRS]):
+        assert written(ring(unseen, past), [jwk_of("c")], seen(nothing)), "what had none of ours is filled again"
 
 
 def test_a_revoke_is_blocked_by_no_other_guard() -> None:

@@ -49,6 +49,7 @@ POLICY = Policy(algorithms=("EdDSA",), interval=timedelta(minutes=1))
 class Version:
     """One version of a public document: what caches may hold, and from when until when they could fetch it."""
 
+    body: bytes
     kids: set[str]
     staleness: timedelta
     since: datetime
@@ -240,13 +241,7 @@ class World:
         visible = [version for version in self.versions if version.since <= self.now - self.edge_lag]
         if not visible:
             return None
-        keys = [{"kid": kid, **(self._jwk(kid) or {})} for kid in sorted(visible[-1].kids)]
-        cache_control = self.edge_headers or self.documents["acme/jwks.json"][2].cache_control
-        return Fetched(jwks.serialize(keys, 0), cache_control)
-
-    def _jwk(self, kid: str) -> jwks.Jwk | None:
-        key = self.ring.by_kid(kid)
-        return key.jwk if key else None
+        return Fetched(visible[-1].body, self.edge_headers or self.documents["acme/jwks.json"][2].cache_control)
 
     def move_pointer_by_hand(self, alg: str, key_id: str) -> None:
         self.point(alg, key_id)
@@ -261,7 +256,7 @@ class World:
             if self.versions:
                 self.versions[-1].until = self.now
             staleness = staleness_of(headers.cache_control, self.policy.cache_tiers)
-            self.versions.append(Version(parsed.kids() if parsed else set(), staleness, self.now))
+            self.versions.append(Version(body, parsed.kids() if parsed else set(), staleness, self.now))
         return version
 
     def point(self, alg: str, key_id: str | None) -> Pointer:

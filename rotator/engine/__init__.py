@@ -19,7 +19,7 @@ from rotator.engine.ledger import Ledger, random_nonce
 from rotator.engine.observe import Observer, World
 from rotator.engine.steps import Report, Steps
 from rotator.engine.verifying import Probe, Verification
-from rotator.errors import Conflict, Refused, RotatorError
+from rotator.errors import Conflict, Outdated, Refused, RotatorError
 from rotator.keys import facts
 from rotator.keys import plan as planning
 from rotator.keys.algorithms import algorithm
@@ -73,6 +73,13 @@ _SKIPPED = (
     planning.Publish,
     planning.Disable,
     planning.Invalidate,
+    planning.EndSuccession,
+    planning.CancelPromotion,
+    planning.Create,
+    planning.NotePublished,
+    planning.NoteGone,
+    planning.Destroy,
+    planning.Sweep,
 )
 
 
@@ -334,7 +341,7 @@ class Engine:
         except RotatorError as exc:
             if not isinstance(step, _SKIPPED):
                 raise
-            world.failed.add((step.name, step.key or step.document or step.alg or ""))
+            world.failed.add((step.name, step.about))
             failures.append(exc)
             return False
         return world.ring.revision > revision or not isinstance(step, planning.Look)
@@ -386,7 +393,12 @@ class Engine:
         raise Conflict(f"Key set {self.keyset.name}: the ledger changes all the time; nothing was recorded. Try again.")
 
     def _note_trouble(self, exc: RotatorError) -> None:
-        """Leave the error in the ledger for ``rotator status``, if that is possible and it is news."""
+        """Leave the error in the ledger for ``rotator status``, if that is possible and it is news.
+
+        A ledger that is not to be trusted is left as it is.
+        """
+        if isinstance(exc, Outdated):
+            return
         with suppress(RotatorError):
             ring, version, _ = self._ledger.read()
             # Times and counts in a message change with every tick: they are no news.

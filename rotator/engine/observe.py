@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from rotator.errors import Conflict, Refused, RotatorError, StoreError
+from rotator.errors import Conflict, Refused, RotatorError
 from rotator.keys import jwks
 from rotator.keys.algorithms import algorithm
 from rotator.keys.plan import Observed
 from rotator.keys.policy import staleness_of, text
-from rotator.keys.publication import Seen, newer
+from rotator.keys.publication import Seen, newer, older
 from rotator.ports import Headers
 
 if TYPE_CHECKING:
@@ -199,15 +199,25 @@ class Observer:
                 " whether this machine's clock is right. Rotation waits for a quicker answer; a revoke does not."
             )
 
-    def look_in_public(self, document: PublicDocument, world: World) -> tuple[list[Seen], str | None]:
-        """What verifiers get, one for each URL (or the origin's), and what is wrong with any of them."""
+    def look_in_public(
+        self, document: PublicDocument, world: World, *, newest: bool = False
+    ) -> tuple[list[Seen], str | None]:
+        """What verifiers get, one for each URL (or the origin's), and what is wrong with any of them.
+
+        ``newest``: a copy that may be older than what stands at the origin is wrong, too.
+        """
         if not document.urls:
             if document.name not in world.read_back:
                 self.read_again(document, world)
             seen = world.seen[document.name]
             return ([seen] if seen.jwks or document.discovery else []), None
         # Also those after one that is wrong: what each of them allows caches has to be waited for.
-        looks = [self._look_at(url, document, world) for url in document.urls]
+        looks: list[Seen | str] = []
+        for url in document.urls:
+            look = self._look_at(url, document, world)
+            if newest and isinstance(look, Seen) and older(look, world.seen[document.name]):
+                look = f"{url} still serves an older copy"
+            looks.append(look)
         faults = [look for look in looks if isinstance(look, str)]
         return ([], faults[0]) if faults else ([look for look in looks if isinstance(look, Seen)], None)
 
@@ -215,7 +225,7 @@ class Observer:
         """What verifiers get from ``url``, or what is wrong with it."""
         try:
             fetched = self._web.fetch(url)
-        except StoreError as exc:
+        except RotatorError as exc:
             return str(exc)
         if fetched is None:
             return f"{url} answers 404"
@@ -269,7 +279,7 @@ class Observer:
         for url in document.urls:
             try:
                 fetched = self._web.fetch(url)
-            except StoreError as exc:
+            except RotatorError as exc:
                 told.append(str(exc).rstrip("."))
                 continue
             if fetched is None:
@@ -280,6 +290,8 @@ class Observer:
                 left = staleness_of(fetched.cache_control, self.keyset.policy.cache_tiers) - fetched.age
                 until = self.now() + max(left, timedelta(0))
                 told.append(f"{url} still serves it, and may until {until:%Y-%m-%d %H:%M:%S}Z")
+            elif older(Seen(exists=True, jwks=keys, body=fetched.body), world.seen[document.name]):
+                told.append(f"{url} still serves an older copy, and may serve others that show it")
         return "; ".join(told) or None
 
 

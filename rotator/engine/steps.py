@@ -235,7 +235,7 @@ class Steps:
     def _note_published(self, step: planning.NotePublished, world: World) -> None:
         document = self._documents[step.document or ""]
         wanted = [key for key in world.ring.keys if key.id in step.keys]
-        sets, fault = self._observer.look_in_public(document, world)
+        sets, fault = self._observer.look_in_public(document, world, newest=True)
         found = [key.id for key in wanted if sets and all(holds(document, key, seen) for seen in sets)]
         if not found or len(found) < len(wanted):
             names = ", ".join(key.name for key in wanted if key.id not in found)
@@ -368,7 +368,7 @@ class Steps:
         self.commit(world, ring, step)
 
     def _lapse(self, step: Step, world: World) -> None:
-        self.commit(world, world.ring.with_succession(step.alg or "", retire_requested_at=None), step)
+        self.commit(world, world.ring.with_succession(step.alg or "", retire_requested_at=None, forced_at=None), step)
 
     def _extend(self, step: planning.Extend, world: World) -> None:
         self.commit(world, facts.extended(world.ring, self.keyset.policy, step.keys), step)

@@ -212,6 +212,7 @@ def _promised(key: Key, *promises: Policy | Key) -> Key:
         signer_lag=max(each.signer_lag for each in (key, *promises)),
         token_lifetime=max(each.token_lifetime for each in (key, *promises)),
         verifier_leeway=max(each.verifier_leeway for each in (key, *promises)),
+        clock_skew=max(each.clock_skew for each in (key, *promises)),
     )
 
 
@@ -306,7 +307,8 @@ def revoked(ring: Keyring, keyset: KeySet, kid: str, reason: str, now: datetime)
     ring = ring.with_key(key.id, revoked_at=now, revoke_reason=reason, fence_due=under_way == key)
     for document in keyset.documents_of(key.alg):
         if document.name in ring.documents:
-            facts = replace(ring.documents[document.name], invalidate_due=True)
+            # The write that records this makes the next revision of the ledger.
+            facts = replace(ring.documents[document.name], invalidate_due=True, least_revision=ring.revision + 1)
             ring = ring.with_document(document.name, facts)
     emergency = under_way == key and key.forced
     if current != key and not emergency:

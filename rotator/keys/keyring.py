@@ -100,6 +100,7 @@ class Key:
     signer_lag: timedelta = timedelta(0)
     token_lifetime: timedelta = timedelta(0)
     verifier_leeway: timedelta = timedelta(0)
+    clock_skew: timedelta = timedelta(0)
     """The largest values in force while it signed."""
 
     @property
@@ -158,6 +159,8 @@ class DocumentFacts:
     cache_control: str
     content_type: str
     served: tuple[Served, ...] = ()
+    least_revision: int = 0
+    """A revoke asks for a document of this revision at least: no write that began before it can then succeed."""
     invalidate_due: bool = False
     """A revoke changed it: the CDN must be told, again and again until it listens."""
 
@@ -399,6 +402,7 @@ _KEY = record(
     signer_lag=span,
     token_lifetime=span,
     verifier_leeway=span,
+    clock_skew=span,
 )
 _SERVED = record(Served, cache_control=text, staleness=span, until=time_of)
 
@@ -419,7 +423,14 @@ _DECODE = record(
     founded_at=time_of,
     keys=many(_KEY),
     documents=named(
-        record(DocumentFacts, cache_control=text, content_type=text, served=many(_served), invalidate_due=flag)
+        record(
+            DocumentFacts,
+            cache_control=text,
+            content_type=text,
+            served=many(_served),
+            least_revision=count,
+            invalidate_due=flag,
+        )
     ),
     successions=named(record(Succession, rotate_requested_at=time_of, retire_requested_at=time_of, forced_at=time_of)),
     retired=many(record(Retired, id=text, kid=text, alg=text, at=time_of, revoked=flag)),

@@ -24,6 +24,9 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
 _JSON = json.JSONEncoder(sort_keys=True)
 
+#: Gates lie years ahead at the most; sums with a time beyond this may leave the calendar.
+_LAST_YEAR = 3000
+
 #: The ledger holds lists, these hold keys, these hold facts.
 _DEPTH = 2
 
@@ -132,6 +135,8 @@ def time_of(value: Any) -> datetime:
     moment = datetime.fromisoformat(value)
     if moment.tzinfo is None:
         raise ValueError(f"no time zone: {value[:40]!r}")
+    if moment.year > _LAST_YEAR:
+        raise ValueError(f"no time of ours: {value[:40]!r}")
     return moment.astimezone(UTC)
 
 

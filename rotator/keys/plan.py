@@ -90,9 +90,19 @@ class Step:
         """What it is called in logs, plans and metrics: ``note-published``."""
         return re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
 
+    @property
+    def about(self) -> str:
+        """The key, document or algorithm that has to wait where this step fails."""
+        return self.key or self.document or self.alg or ""
+
 
 class Look(Step):
-    """A step that looks first, and may find nothing to record."""
+    """A step that looks at a document first, and may find nothing to record."""
+
+    @property
+    def about(self) -> str:
+        """The name of the document."""
+        return self.document or ""
 
 
 class Intend(Step):
@@ -173,7 +183,7 @@ class EndSuccession(Step):
 
 
 class Lapse(Step):
-    """Forget a person's request to end an algorithm that the configuration goes on naming."""
+    """Forget a request that the configuration made void: it names what was to end, or not what was to sign."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,7 +334,7 @@ def gate(keyset: KeySet, key: Key) -> datetime | None:
 
 def stop_at(policy: Policy, key: Key, superseded_at: datetime) -> datetime:
     """From when no issuer signs with ``key`` any more; the two skews are the recording and the acting worker's."""
-    return superseded_at + max(key.signer_lag, policy.signer_lag) + 2 * policy.clock_skew
+    return superseded_at + max(key.signer_lag, policy.signer_lag) + 2 * max(key.clock_skew, policy.clock_skew)
 
 
 def withdraw_at(policy: Policy, key: Key, superseded_at: datetime) -> datetime:
@@ -334,7 +344,7 @@ def withdraw_at(policy: Policy, key: Key, superseded_at: datetime) -> datetime:
         + max(key.signer_lag, policy.signer_lag)
         + max(key.token_lifetime, policy.token_lifetime)
         + max(key.verifier_leeway, policy.verifier_leeway)
-        + 4 * policy.clock_skew
+        + 4 * max(key.clock_skew, policy.clock_skew)
     )
 
 
@@ -369,7 +379,9 @@ def explain(ring: Keyring, keyset: KeySet, observed: Observed) -> None:
                 f" {'has yet to make' if unmade else 'does not know'}: the ledger is older than the world. Nothing was"
                 " changed. Run 'rotator recover' (README, 'Lost ledger')."
             )
-    blind = not {*keyset.policy.algorithms, *ring.algorithms()} <= observed.pointers.keys()
+    # A pointer on a key that the ledger knows tells that not every key has changed since.
+    known = any(pointed is not None for pointed in observed.pointers.values())
+    blind = not known and not {*keyset.policy.algorithms, *ring.algorithms()} <= observed.pointers.keys()
     for document in keyset.documents:
         seen = observed.documents.get(document.name, _NOTHING)
         # The document was read before the ledger: it cannot come from a revision that the ledger has yet to reach.
@@ -439,9 +451,9 @@ def _end_succession(v: View) -> Iterator[Finding]:
     for alg, succession in v.ring.successions.items():
         asked_at = succession.retire_requested_at
         if asked_at is None:
-            continue
-        if alg not in v.policy.algorithms:
-            if alg in v.observed.pointers:
+            yield from _forced_for_nobody(v, alg, succession.forced_at)
+        elif alg not in v.policy.algorithms:
+            if alg in v.observed.pointers and not v.failed("end-succession", alg):
                 yield EndSuccession(alg=alg, reason=f"a person ended it at {asked_at:%Y-%m-%d %H:%M}Z")
         elif v.now >= asked_at + LAPSE and not v.patient:
             # Left where it is, it would strike a year later, when the configuration drops the algorithm again.
@@ -449,6 +461,19 @@ def _end_succession(v: View) -> Iterator[Finding]:
         else:
             reason = "a person asked to end it, but the configuration names it again"
             yield Wait("end-succession", reason, asked_at + LAPSE, alg)
+
+
+def _forced_for_nobody(v: View, alg: str, forced_at: datetime | None) -> Iterator[Finding]:
+    if forced_at is None or alg in v.policy.algorithms or any(key.standby for key in v.ring.of(alg)):
+        return
+    # Left where it is, the first key of the algorithm would skip its gate when it is configured again one day.
+    reason = "no key of it is left to sign, and the configuration does not name it"
+    if v.now < forced_at + LAPSE:
+        yield Wait("lapse", reason, forced_at + LAPSE, alg)
+    elif v.patient:
+        yield Wait("lapse", v.patient, alg=alg)
+    else:
+        yield Lapse(alg=alg, reason=reason)
 
 
 # -- the public documents: who is known --------------------------------------------------------------------------
@@ -480,7 +505,7 @@ def _cancel_promotion(v: View) -> Iterator[Finding]:
         if key.forced or not key.promoting_at or alg not in v.observed.pointers:
             continue
         opens = gate(v.keyset, key)
-        if opens is None or opens > key.promoting_at:
+        if (opens is None or opens > key.promoting_at) and not v.failed("cancel-promotion", key.id):
             why = "its key is no longer seen in public" if opens is None else "the policy grew and closed its gate"
             yield CancelPromotion(alg=alg, key=key.id, kid=key.kid, reason=why)
 
@@ -537,7 +562,7 @@ def _publish(v: View) -> Iterator[Finding]:
 def _activate(v: View) -> Iterator[Finding]:
     for alg, key in v.promoting.items():
         ready = key.published_at and alg in v.observed.pointers and (key.forced or not v.blind(alg))
-        if ready and not v.failed("activate", key.id):
+        if ready and not (v.failed("activate", key.id) or v.failed("cancel-promotion", key.id)):
             yield Activate(alg=alg, key=key.id, kid=key.kid, reason="its promotion is under way")
 
 
@@ -558,7 +583,8 @@ def _note_gone(v: View) -> Iterator[Finding]:
             if document.name in key.gone or document.name in v.observed.unread or v.failed("publish", document.name):
                 continue
             if v.failed("note-gone", document.name):
-                yield Wait("note-gone", v.observed.unseen.get(document.name, ""), alg=key.alg, kid=key.kid)
+                why = v.observed.unseen.get(document.name, f"{document.path} could not be looked at")
+                yield Wait("note-gone", why, alg=key.alg, kid=key.kid)
             else:
                 yield NoteGone(
                     document=document.name,
@@ -574,7 +600,7 @@ def _note_gone(v: View) -> Iterator[Finding]:
 
 def _create(v: View) -> Iterator[Finding]:
     for key in v.ring.keys:
-        if key.created_at or key.withdrawn_at:
+        if key.created_at or key.withdrawn_at or v.failed("create", key.id):
             continue
         if not v.traits.attempt_pause or key.attempt in v.observed.attempts:
             yield Create(alg=key.alg, key=key.id, reason="it was intended and is not made yet")
@@ -598,7 +624,7 @@ def _note_published(v: View) -> Iterator[Finding]:
             for key in v.ring.keys
             if key.standby and document.shows(key.alg) and holds(document, key, seen) and _unseen(v, key, document)
         ]
-        if not fresh or stranger(v.ring, document, seen):
+        if not fresh or stranger(v.ring, document, seen) or v.failed("note-published", document.name):
             continue
         # Where nobody may sign after a revoke, a clock that is off does not delay the first key that is seen.
         patient = None if any(v.ring.succession(key.alg).forced_at for key in fresh) else v.patient
@@ -677,11 +703,14 @@ def _extend(v: View) -> Iterator[Finding]:
             key.signer_lag < policy.signer_lag
             or key.token_lifetime < policy.token_lifetime
             or key.verifier_leeway < policy.verifier_leeway
+            or key.clock_skew < policy.clock_skew
         )
     ]
     if grown:
         yield Extend(
-            keys=tuple(key.id for key in grown), alg=grown[0].alg, reason="signer_lag, token_lifetime or leeway grew"
+            keys=tuple(key.id for key in grown),
+            alg=grown[0].alg,
+            reason="signer_lag, token_lifetime, leeway or clock_skew grew",
         )
 
 
@@ -708,7 +737,9 @@ def _withdraw(v: View) -> Iterator[Finding]:
         if key.superseded_at and not key.disabled_at:
             continue
         if not key.superseded_at:
-            orphaned = key.standby and key.alg not in v.policy.algorithms and key.alg not in v.current
+            orphaned = (
+                key.standby and not key.promoting and key.alg not in v.policy.algorithms and key.alg not in v.current
+            )
             if orphaned and not v.ring.succession(key.alg).forced_at and v.pointer_is_right(key.alg):
                 yield Withdraw(alg=key.alg, key=key.id, kid=key.kid, reason="its algorithm ended before it signed")
             continue
@@ -723,7 +754,7 @@ def _withdraw(v: View) -> Iterator[Finding]:
 
 def _destroy(v: View) -> Iterator[Finding]:
     for key in v.ring.keys:
-        if key.destroyed_at or not (key.withdrawn_at or key.revoked_at):
+        if key.destroyed_at or not (key.withdrawn_at or key.revoked_at) or v.failed("destroy", key.id):
             continue
         if v.blind(key.alg) or not v.pointer_is_right(key.alg):
             continue
@@ -760,7 +791,7 @@ def _intend(v: View) -> Iterator[Finding]:
 
 
 def _sweep(v: View) -> Iterator[Finding]:
-    if not v.traits.leaves_strays:
+    if not v.traits.leaves_strays or v.failed("sweep", ""):
         return
     at = (v.ring.swept_at or v.ring.created_at) + SWEEP_EVERY
     if v.now < at:

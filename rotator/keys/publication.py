@@ -76,6 +76,21 @@ def holds(document: PublicDocument, key: Key, seen: Seen) -> bool:
     return key.kid in seen.kids() and not seen.fault
 
 
+def older(copy: Seen, origin: Seen) -> bool:
+    """Whether ``copy``, as a cache hands it out, may come from before ``origin`` was written.
+
+    Such a copy says nothing of what verifiers get from now on: what came in between may be on its way to them yet.
+    """
+    if copy.body == origin.body:
+        return False
+    if copy.jwks is None or origin.jwks is None:
+        return discovery.differing(copy.body, origin.body) != ()
+    if copy.jwks.revision is None or origin.jwks.revision is None:
+        # Somebody in the path writes sets anew, and leaves out what he does not know.
+        return copy.kids() != origin.kids()
+    return copy.jwks.revision < origin.jwks.revision
+
+
 def stranger(ring: Keyring, document: PublicDocument, seen: Seen) -> str | None:
     """Why ``document`` is left alone: somebody else's discovery document stands there, and says other things.
 
@@ -119,9 +134,8 @@ def newer(ring: Keyring, seen: Seen, *, blind: bool = False) -> bool:
 def project(ring: Keyring, document: PublicDocument, seen: Seen, max_keys: int | None = None) -> list[Jwk]:
     """The keys that ``document`` has to hold.
 
-    Where keys of ours that may have signed are missing from it, they come back first: strangers beyond ``max_keys``
-    give way. Nobody gives way to a key that never signed. To that, and to a revoke, strangers too large for any
-    reader give way altogether.
+    Where keys of ours that may have signed are missing from it, or a revoked one stands there, strangers beyond
+    ``max_keys`` give way, and those too large for any reader altogether. Nobody gives way to a key that never signed.
     """
     own, strangers = ours(ring, document), foreign(ring, seen)
     if not strangers:
@@ -129,9 +143,9 @@ def project(ring: Keyring, document: PublicDocument, seen: Seen, max_keys: int |
     there = seen.kids()
     shown = [key for key in ring.keys if document.shows(key.alg)]
     missing = any(key.public and key.exposed and key.kid not in there for key in shown)
-    if missing and max_keys is not None:
-        strangers = strangers[: max(0, max_keys - len(own))]
     if missing or any(key.revoked_at and key.kid in there for key in shown):
+        if max_keys is not None:
+            strangers = strangers[: max(0, max_keys - len(own))]
         strangers = strangers if len(serialize(own + strangers, ring.revision)) <= MAX_BYTES else []
     return own + strangers
 
@@ -150,6 +164,9 @@ def difference(ring: Keyring, document: PublicDocument, seen: Seen, max_keys: in
         return "it is missing" if wanted or document.algorithms is None else None
     if seen.jwks is None:
         return "what stands there is not a JWKS"
+    facts = ring.documents.get(document.name)
+    if facts and (seen.jwks.revision or 0) < facts.least_revision:
+        return "a key was revoked: no write that began before may succeed"
     return _set_difference(seen.jwks, wanted, max_keys) or _header_difference(ring, document, seen)
 
 
@@ -237,7 +254,8 @@ def _swap_faults(shown: Sequence[Key], kids: Sequence[str], seen: PublicSet) -> 
         ):
             yield f"key {key.kid} would leave while it signs"
     unknown = [key for key in shown if key.stage is Stage.CURRENT and not key.published and not key.forced]
-    if unknown and seen.kids().isdisjoint(kids):
+    leaving = [key for key in shown if key.exposed and key.kid in seen.kids()]
+    if unknown and leaving and seen.kids().isdisjoint(kids):
         yield f"it would share no key with the one it replaces (a hard swap to {unknown[0].kid})"
 
 

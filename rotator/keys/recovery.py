@@ -310,6 +310,7 @@ def _key(each: Found, alg: str, jwk: Jwk, before: Key | None, now: datetime) -> 
         signer_lag=before.signer_lag,
         token_lifetime=before.token_lifetime,
         verifier_leeway=before.verifier_leeway,
+        clock_skew=before.clock_skew,
     )
 
 

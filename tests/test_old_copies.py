@@ -1,0 +1,167 @@
+"""Copies from before: what a cache hands out from an earlier time says nothing of what verifiers get from now on."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rotator.errors import Conflict
+from rotator.keys import jwks
+from rotator.keys.keyring import Stage
+from rotator.keys.publication import Seen, older
+from rotator.ports import Traits
+from tests.test_attacks import FAST, SameBytesSameVersion
+from tests.test_plan import jwk_of
+from tests.test_world_machine import Life
+
+if TYPE_CHECKING:
+    from rotator.simulate.world import World
+
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+
+
+@pytest.fixture
+def life() -> Life:
+    """A key set behind a CDN for a day; its next key is known to every cache."""
+    life = Life()
+    life.begin(behind_a_cdn=True, traits=Traits())
+    tick(life)
+    life.world.now += DAY
+    tick(life)
+    life.world.now += HOUR
+    tick(life)
+    return life
+
+
+def tick(life: Life) -> None:
+    life.tick("a", "now")
+    life.judge()
+
+
+def through_one_edge(world: World, number: int) -> Any:
+    """Lead every fetch to one edge; it serves stale for as long as it may."""
+    public: Any = world.public  # type: ignore[attr-defined]
+    edge = public.edges[number]
+    edge.held.clear()
+    public.edges[:] = [edge]
+    return edge
+
+
+def test_a_key_that_was_lost_is_not_seen_again_in_a_copy_from_before(life: Life) -> None:
+    world = life.world
+    edge = through_one_edge(world, 0)
+    current, lost = world.ring.current("EdDSA"), next(key for key in world.ring.keys if key.standby)
+    assert current
+    world.now += 2 * HOUR
+    edge.get(world, world.keyset.documents[0], world.rng)
+    world.now += 2 * MINUTE
+    world.restore(jwks.serialize([current.jwk or {}], 0))
+    world.now += 3 * MINUTE
+    # What is written from now on is seen an hour later; until then the CDN's other edges show what was overwritten.
+    world.frozen_until = world.now + HOUR
+    tick(life)
+    key = world.ring.by_kid(lost.kid or "")
+    assert key
+    assert not key.published
+    for _ in range(160):
+        world.now += 15 * MINUTE
+        life.rotate("now")
+        tick(life)
+    key = world.ring.by_kid(lost.kid or "")
+    assert key
+    assert key.activated_at
+
+
+def test_a_revoke_is_not_called_over_by_a_copy_from_before_the_key_was_public(life: Life) -> None:
+    world = life.world
+    document = world.keyset.documents[0]
+    public: Any = world.public
+    stale, fresh = public.edges[0], public.edges[2]
+    for edge in public.edges:
+        edge.held.clear()
+    life.engine("person").revoke(next(key.kid for key in world.ring.keys if key.standby and key.kid), "drill")
+    world.now += MINUTE
+    stale.get(world, document, world.rng)
+    public.edges[:] = [fresh]
+    tick(life)
+    leaked = next(key for key in world.ring.keys if key.standby)
+    fresh.held.clear()
+    fresh.get(world, document, world.rng)
+    world.now += 3 * MINUTE
+    life.engine("person").revoke(leaked.kid or "", "leaked")
+    # The invalidation has yet to reach the edges, and what was written is seen an hour later.
+    public.invalidate = lambda: None
+    world.frozen_until = world.now + HOUR
+    public.edges[:] = [stale]
+    tick(life)
+    key = world.ring.by_kid(leaked.kid or "")
+    assert key
+    assert not key.gone
+    assert life.outcome
+    assert any("older copy" in wait.reason for wait in life.outcome.plan.waits if wait.step == "note-gone")
+    world.now += 2 * HOUR
+    tick(life)
+    key = world.ring.by_kid(leaked.kid or "")
+    assert key
+    assert key.gone
+
+
+def test_a_first_publish_that_stalls_across_a_revoke_brings_no_revoked_key() -> None:
+    world = SameBytesSameVersion(policy=FAST)
+    world.init()
+    world.tick()
+    world.advance(HOUR)
+    world.engine().revoke(world.kid(Stage.NEXT), "drill")
+    stalled = world.engine("stalled")
+    honest, leaked = stalled._steps._public.replace, list[str]()
+
+    def late(path: str, body: bytes, *rest: Any) -> str:
+        fresh = [key.kid for key in world.ring.keys if key.stage is Stage.PENDING and key.kid]
+        if leaked or not path.endswith("jwks.json") or not fresh or fresh[0].encode() not in body:
+            return honest(path, body, *rest)
+        leaked.append(fresh[0])
+        world.engine("person").revoke(leaked[0], "the key store was read")
+        # No other key may be made that would change the document.
+        intend = world.engine("b")
+        intend._steps._table = {
+            step: do for step, do in intend._steps._table.items() if step.__name__ not in {"Intend", "Create"}
+        }
+        with pytest.raises(KeyError):
+            intend.tick()
+        with pytest.raises(Conflict):
+            honest(path, body, *rest)
+        raise Conflict("somebody else was here")
+
+    stalled._steps._public.replace = late  # type: ignore[method-assign, assignment]
+    stalled.tick()
+    assert leaked
+    assert leaked[0] not in world.public_kids()
+
+
+OLD, NEW = jwks.serialize([jwk_of("a")], 3), jwks.serialize([jwk_of("a")], 4)
+REWRITTEN = b'{"keys": [{"kid": "a"}]}'
+
+
+@pytest.mark.parametrize(
+    ("copy", "origin", "is_older"),
+    [
+        (NEW, NEW, False),
+        (NEW, OLD, False),
+        (OLD, NEW, True),
+        # Somebody in the path writes sets anew, without what he does not know.
+        (REWRITTEN, NEW, False),
+        (b'{"keys": []}', NEW, True),
+        # Somebody wrote the origin, without a revision.
+        (OLD, REWRITTEN, False),
+        (OLD, b'{"keys": []}', True),
+        (REWRITTEN, REWRITTEN, False),
+        # Discovery documents have no revision: the same members in another form are the same.
+        (b'{"issuer": "a"}', b'{"issuer":"a"}', False),
+        (b'{"issuer": "b"}', b'{"issuer": "a"}', True),
+        (b"<html>", b'{"issuer": "a"}', True),
+    ],
+)
+def test_which_copies_may_be_older(copy: bytes, origin: bytes, *, is_older: bool) -> None:
+    assert older(*(Seen(exists=True, jwks=jwks.parse(body), body=body) for body in (copy, origin))) is is_older
