@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rotator import uris
 from rotator.cli import output
 from rotator.errors import ConfigurationError, StoreError
 
@@ -83,11 +84,9 @@ def is_url(source: str) -> bool:
 
 def shown(source: str) -> str:
     """``source`` as output may show it: without user, password and query, any of which may be a secret."""
-    if not is_url(source):
-        return "standard input" if source == "-" else source
-    scheme, _, rest = source.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path.partition('?')[0].partition('#')[0]}"
+    if is_url(source):
+        return uris.shown(source)
+    return "standard input" if source == "-" else source
 
 
 def _fetched(source: str) -> Fetched:
