@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rotator.cli import fleet
+from rotator.cli import fleet, sources
 from rotator.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -73,15 +73,14 @@ def _timed(claims: dict[str, Any], keyset: KeySet) -> dict[str, Any]:
 
 
 def _object(words: str, option: str) -> dict[str, Any]:
-    if words == "-":
-        words = sys.stdin.read(_LONGEST_INPUT + 1)
+    given = sources.standard_input(_LONGEST_INPUT + 1) if words == "-" else os.fsencode(words)
     fault = "is not a JSON object"
     found = None
-    if len(words) > _LONGEST_INPUT:
-        fault = f"is longer than {_LONGEST_INPUT:,} characters"
+    if len(given) > _LONGEST_INPUT:
+        fault = f"is longer than {_LONGEST_INPUT:,} bytes"
     else:
         try:
-            found = json.loads(words, parse_constant=_no_constant)
+            found = json.loads(given.decode(), parse_constant=_no_constant)
         except (ValueError, RecursionError):
             fault = 'is not JSON; quote it for the shell: \'{"sub": "u1"}\''
     if not isinstance(found, dict):

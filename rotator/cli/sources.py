@@ -99,9 +99,21 @@ def _fetched(source: str) -> Fetched:
     return found
 
 
+def standard_input(most: int) -> bytes:
+    """What stands on standard input, up to ``most`` bytes.
+
+    Raises:
+        ConfigurationError: it cannot be read.
+    """
+    try:
+        return sys.stdin.buffer.read(most)
+    except OSError as exc:
+        raise ConfigurationError(f"Standard input cannot be read: {exc.strerror or exc}.") from None
+
+
 def _file(source: str, most: int) -> bytes:
     if source == "-":
-        return sys.stdin.buffer.read(most)
+        return standard_input(most)
     try:
         with Path(source).open("rb") as stream:
             return stream.read(most)
