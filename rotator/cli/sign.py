@@ -66,6 +66,8 @@ def _timed(claims: dict[str, Any], keyset: KeySet) -> dict[str, Any]:
     from rotator import app
 
     iat = claims.get("iat", int(app.now().timestamp()))
+    if iat is None:
+        raise ValueError("The claim iat is null: leave it out, or give a number of seconds since 1970.")
     lifetime = int(keyset.policy.token_lifetime.total_seconds())
     # What is no number is the signer's to refuse.
     exp = {"exp": iat + lifetime} if type(iat) in {int, float} else {}
