@@ -335,7 +335,6 @@ def test_a_private_key_at_a_url_is_an_error(site: Site) -> None:
         ("/elsewhere", "only redirects to the same host are followed"),
         ("/round", "redirects more than 3 times"),
         ("/slow", "gave no whole answer in time"),
-        ("/large", "is larger than 5000000 bytes"),
     ],
 )
 def test_a_url_that_does_not_answer_ends_with_a_sentence(
@@ -353,12 +352,22 @@ def test_a_url_that_does_not_answer_ends_with_a_sentence(
         site.over.wait(5)
 
     site.answers["/slow"] = stall
-    site.answer("/large", 200, b" " * 10_000_000)
     for command in ("inspect", "convert", "thumbprint"):
         done = run(command, f"{site.url}{path}?token=secret")
         assert done.exit_code == FAILED
         assert re.search(words, done.output), done.output
         assert "secret" not in done.output
+
+
+def test_what_is_too_large_is_an_error_of_the_input_from_a_file_and_from_a_url(site: Site, tmp_path: Path) -> None:
+    site.answer("/large", 200, b" " * 10_000_000)
+    (tmp_path / "large").write_bytes(b" " * 10_000_000)
+    for source in (f"{site.url}/large?token=secret", "large"):
+        for command, code in (("inspect", ERRORS), ("convert", USAGE), ("thumbprint", USAGE)):
+            done = run(command, source)
+            assert done.exit_code == code
+            assert "has 5,000,001 bytes or more; nothing above 5,000,000 is read" in done.output
+            assert "secret" not in done.output
 
 
 def test_a_bad_certificate_ends_with_a_sentence(tmp_path: Path) -> None:

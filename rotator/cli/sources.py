@@ -60,11 +60,16 @@ class Reader:
     def _at(self, url: str) -> Contents:
         from dataclasses import replace
 
+        from rotator.documents.web import TooLarge
         from rotator.jose import reading
         from rotator.jose.findings import warning
         from rotator.keys.verification import REDIRECTS
 
-        found = _fetched(url)
+        try:
+            found = _fetched(url)
+        except TooLarge:
+            # A fault of the input, as it is of a file.
+            return reading.too_large(reading.MAX_BYTES + 1)
         contents = reading.read(found.body, self._passphrase)
         if not found.redirected:
             return contents

@@ -30,6 +30,10 @@ _OK, _ABSENT = 200, {404, 410}
 _OLDEST = 2**31
 
 
+class TooLarge(StoreError):
+    """What a URL serves has more bytes than are read."""
+
+
 class HttpsWeb:
     """Fetches what is public, whole, within ``timeout`` seconds and ``max_bytes`` decoded bytes, or not at all.
 
@@ -130,7 +134,7 @@ class HttpsWeb:
             except zlib.error as exc:
                 raise StoreError(f"{shown} answered with broken gzip.") from exc
             if len(body) > self._max_bytes:
-                raise StoreError(f"{shown} is larger than {self._max_bytes} bytes, and was not read.")
+                raise TooLarge(f"{shown} is larger than {self._max_bytes} bytes, and was not read.")
             if unpack is not None and unpack.eof:
                 break
         if unpack is not None and not unpack.eof:
