@@ -30,6 +30,7 @@ name = "acme"
 policy = {{ algorithms = ["ES256"] }}
 [[keysets]]
 name = "both"
+issuer = "https://id.both.example"
 policy = {{ algorithms = ["ES256", "RS256"] }}
 """
 
@@ -74,6 +75,13 @@ def test_claims_and_headers_are_those_that_were_given(config: Path) -> None:
     given = {"iat": now - 5, "exp": now + 60, "sub": "ü"}
     header, claims = signed(config, "acme", "--claims", "-", "--header", '{"typ": "at+jwt"}', stdin=json.dumps(given))
     assert (header["typ"], claims) == ("at+jwt", given)
+
+
+def test_the_configured_issuer_is_the_iss_unless_the_claims_say_another(config: Path) -> None:
+    words = ("both", "--alg", "ES256", "--claims")
+    assert signed(config, *words, "{}")[1]["iss"] == "https://id.both.example"
+    assert signed(config, *words, '{"iss": "me"}')[1]["iss"] == "me"
+    assert "iss" not in signed(config, "acme")[1]
 
 
 def test_of_several_algorithms_one_is_named(config: Path) -> None:

@@ -13,6 +13,7 @@ from rotator.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from rotator.keys.policy import KeySet
+    from rotator.settings import Configuration
 
 #: Nobody types more, and a file given by mistake is to be told from claims.
 _LONGEST_INPUT = 1_000_000
@@ -35,7 +36,8 @@ def sign(
     """Sign a token with the current key, as an issuer would.
 
     Prints a compact JWT. Where the claims have no iat it is now, and where they have no exp it is token_lifetime
-    later; claims that end later than that are refused. A service signs with rotator.signer, or as the README says.
+    later; claims that end later than that are refused. Where they have no iss it is the issuer that the key set is
+    configured with. A service signs with rotator.signer, or as the README says.
 
     \b
     Examples:
@@ -49,7 +51,7 @@ def sign(
     (wanted,) = fleet.chosen(configured, [keyset])
     with fleet.naming(keyset), app.signer(configured, wanted, alg or _only(wanted)) as signer:
         try:
-            token = signer.sign(_timed(given, wanted), headers)
+            token = signer.sign(_issuer(configured, keyset) | _timed(given, wanted), headers)
         except (TypeError, ValueError) as exc:
             raise ConfigurationError(str(exc)) from exc
     typer.echo(token)
@@ -60,6 +62,11 @@ def _only(keyset: KeySet) -> str:
     if len(algorithms) > 1:
         raise ConfigurationError(f"Say which algorithm with --alg: it has {', '.join(algorithms)}.")
     return algorithms[0]
+
+
+def _issuer(configured: Configuration, keyset: str) -> dict[str, Any]:
+    found = next((each.issuer for each in configured.settings.keysets if each.name == keyset), None)
+    return {"iss": found} if found else {}
 
 
 def _timed(claims: dict[str, Any], keyset: KeySet) -> dict[str, Any]:
