@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 
 #: The file in a directory whose flock makes one writer, or several readers, of all that is in it.
 LOCK = ".lock"
+
+#: What a path that cannot be one, or something else in its place, is answered with.
+_MISPLACED = {
+    *(errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.ENXIO, errno.ENOTSUP, errno.ENOLCK),
+}
 
 #: How often a lock is tried, and the seconds between: it is held for a few fsyncs, or while one key is generated,
 #: so who holds it longer is stalled.
@@ -53,7 +60,8 @@ def held_still(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(directory: Path, kind: int, flags: int, mode: int = 0) -> Iterator[None]:
-    lock = os.open(directory / LOCK, flags, mode)
+    # A pipe put here keeps nobody waiting for who writes into it.
+    lock = os.open(directory / LOCK, flags | os.O_NONBLOCK, mode)
     try:
         _wait_for(lock, kind, directory)
         yield
@@ -71,6 +79,23 @@ def _wait_for(lock: int, kind: int, directory: Path) -> None:
         f"{directory / LOCK} has been held by another process for {_TRIES * _PAUSE:.0f} s: it is stalled. "
         "The next tick tries again; `fuser` on that file names the process."
     )
+
+
+def read(file: Path, most: int = -1) -> bytes:
+    """The first ``most`` bytes of ``file``, or all of them; a link is followed.
+
+    Raises:
+        ConfigurationError: it is no regular file.
+    """
+    # Without O_NONBLOCK a pipe put here would keep us waiting.
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ConfigurationError(f"{file} must be a regular file, or a link to one. Mend that path, or the URI.")
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            return stream.read(most)
+    finally:
+        os.close(descriptor)
 
 
 def make(directory: Path, mode: int | None = None) -> None:
@@ -141,11 +166,14 @@ def translated(deed: str, path: Path) -> Iterator[None]:
 
 def _translation(exc: OSError, failed: str, where: str) -> RotatorError:
     if exc.errno in {errno.EACCES, errno.EPERM}:
-        return AccessDenied(f"{failed}: {where} is closed to uid {os.geteuid()}. Give it to that user (chown).")
+        return AccessDenied(
+            f"{failed}: {where} is closed to uid {os.geteuid()}. Let that user at it, and through the directories"
+            " above it (chown or chmod)."
+        )
     if exc.errno in {errno.ENOSPC, errno.EDQUOT}:
         return StoreError(f"{failed}: the disk is full. Free some space; the next tick tries again.")
     if exc.errno == errno.EROFS:
         return ConfigurationError(f"{failed}: the file system is read-only. Mount it writable, or mend the URI.")
-    if exc.errno in {errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTSUP, errno.ENOLCK}:
+    if exc.errno in _MISPLACED:
         return ConfigurationError(f"{failed}: {exc.strerror} ({where}). Mend that path, or the URI.")
     return StoreError(f"{failed}: {exc.strerror} ({where}). The next tick tries again.")

@@ -25,6 +25,9 @@ _ALIAS_PREFIX = re.compile(r"(?!aws(?:/|$))(?=.{1,128}$)[A-Za-z0-9_-]+(?:/[A-Za-
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _URL = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
 
+#: Characters of a host's name, and between its dots.
+_HOST_LENGTH, _LABEL = 253, range(1, 64)
+
 
 @dataclass(frozen=True, slots=True)
 class Location:
@@ -160,6 +163,11 @@ def endpoint(url: str) -> str:
     return url
 
 
+def shown(url: str) -> str:
+    """``url`` as messages may show it: without user, password and query, any of which may be a secret."""
+    return re.sub("//[^/]*@", "//", re.split("[?#]", url, maxsplit=1)[0], count=1)
+
+
 def quoted(value: str) -> str:
     """``value`` for a message: short, and without what may be a password before an @."""
     return repr(re.sub(r".*@", "…@", value, flags=re.DOTALL)[:60])
@@ -176,13 +184,30 @@ def _host_of(url: str) -> tuple[str, str]:
     except ValueError:
         host = None
     # urlsplit drops characters that no URL holds (RFC 3986, appendix A); who fetches it would not.
-    if not host or not _URL.fullmatch(url):
+    if not host or not _URL.fullmatch(url) or not _resolvable(host):
         raise ValueError("is no URL; write e.g. https://id.example.com.")
     if user is not None:
         raise ValueError("holds a user name or password; leave them out.")
     if parts.fragment:
         raise ValueError("has a fragment (#…), which is never sent; leave it out.")
     return parts.scheme, host
+
+
+def _resolvable(host: str) -> bool:
+    """Whether a resolver can be asked for ``host`` (RFC 1035 section 2.3.4, RFC 5891 section 4.4)."""
+    labels = host.removesuffix(".").split(".")
+    if not all(len(label) in _LABEL for label in labels) or len(host) > _HOST_LENGTH:
+        return False
+    if not host.startswith("xn--"):
+        return True
+    # As httpx does, who fetches it.
+    import idna
+
+    try:
+        idna.decode(host)
+    except UnicodeError:
+        return False
+    return True
 
 
 def _is_loopback(host: str) -> bool:

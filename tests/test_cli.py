@@ -549,6 +549,50 @@ def test_retire_ends_an_algorithm_that_left_the_configuration(operator: Operator
     assert ("EdDSA", "previous") in [(key["alg"], key["stage"]) for key in operator.reads("status")["keys"]]
 
 
+def test_retire_asks_before_issuers_are_left_without_a_key(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    operator.configure(algorithms=["RS256"])
+    operator.started()
+    operator.configure(algorithms=["ES256"])
+    operator.does("tick")
+    told = operator.does("retire", "acme", "--alg", "RS256")
+    assert told.exit_code == 3
+    assert told.stdout == (
+        "acme: only RS256 signs. Once it is retired, issuers have no key until a key for ES256 signs, not before"
+        " 2026-05-02 04:07:00Z. Better wait until 'rotator status acme' shows one as current.\n"
+    )
+    assert "Say --yes to retire without a question." in told.stderr
+    monkeypatch.setattr(output, "can_ask", lambda: True)
+    assert operator.does("retire", "acme", "--alg", "RS256", answers="n\n").exit_code == 3
+    assert operator.reads("status")["keys"][0]["stage"] == "current"
+    done = operator.does("retire", "acme", "--alg", "RS256", answers="y\n")
+    assert done.exit_code == 0
+    assert "end-succession" in done.stdout
+    again = operator.does("retire", "acme", "--alg", "RS256")
+    assert "only RS256 signs" not in again.stdout
+
+
+def test_retire_with_yes_asks_nothing(operator: Operator) -> None:
+    operator.configure(algorithms=["RS256"])
+    operator.started()
+    operator.configure(algorithms=["ES256"])
+    done = operator.does("retire", "acme", "--alg", "RS256", "--yes")
+    assert done.exit_code == 0
+    assert "only RS256 signs" in done.stdout
+    assert "end-succession" in done.stdout
+
+
+def test_retire_asks_nothing_where_another_algorithm_signs(operator: Operator) -> None:
+    operator.configure(algorithms=["RS256"])
+    operator.started()
+    operator.configure(algorithms=["RS256", "ES256"])
+    operator.does("tick")
+    operator.wait(days=2)
+    operator.does("tick")
+    operator.configure(algorithms=["ES256"])
+    assert "only RS256" not in operator.does("retire", "acme", "--alg", "RS256").stdout
+    assert [key["alg"] for key in operator.reads("status")["keys"] if key["stage"] == "current"] == ["ES256"]
+
+
 def test_drop_removes_a_foreign_key_by_a_prefix_of_its_kid(operator: Operator) -> None:
     operator.started()
     operator.add_foreign("legacy-2019", "legacy-2020")

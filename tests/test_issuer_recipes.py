@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
 import subprocess
+import threading
 import time
 import uuid
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +23,7 @@ from joserfc import jwt as joserfc_jwt
 from joserfc.jwk import KeySet as JoserfcKeys
 
 from rotator.documents.s3 import S3Documents
-from rotator.keys import jwks
+from rotator.keys import jwks, material
 from rotator.keys.algorithms import ALGORITHMS
 from rotator.stores.kms import KmsKeys
 from rotator.stores.secretsmanager import SecretsManagerKeys
@@ -187,8 +190,11 @@ def test_the_recipe_for_kms_follows_a_rotation_and_a_revoke(
         issuer.public = public
         for _ in range(8):  # r and s of several lengths
             assert issuer.kid() == first.kid
-        if alg != "EdDSA":
-            assert issuer.kid({**CLAIMS, "long": "x" * 5000}) == first.kid
+        long = {**CLAIMS, "long": "x" * 5000}
+        if alg == "EdDSA":
+            assert issuer.token(long).startswith("Error: KMS signs at most 4096 bytes with EdDSA; this token has ")
+        else:
+            assert issuer.kid(long) == first.kid
         second = rotate(store, alg, public)
         assert issuer.kid() == first.kid
         store.disable(first)
@@ -206,6 +212,86 @@ def test_the_recipe_for_kms_reads_the_pointer_in_time(home: Path, ministack_url:
         assert issuer.kid()
         time.sleep(LAG)
         assert issuer.token().startswith("Error: The current key was not read for signer_lag")
+
+
+# -- ML-DSA: an old Node has none, and no emulator of KMS --------------------------------------------------------------
+
+
+def made(alg: str) -> tuple[Any, dict[str, Any]]:
+    """A private key of its own, and its public JWK."""
+    private = material.generate(ALGORITHMS[alg], 2048)
+    return private, jwks.public_jwk(material.spki(private), ALGORITHMS[alg])
+
+
+def verifies(token: str, public: dict[str, Any]) -> bool:
+    message, _, signature = token.rpartition(".")
+    return material.verify(public, ALGORITHMS[public["alg"]], message.encode(), material.unb64u(signature))
+
+
+@contextmanager
+def ml_dsa_kms(private: Any, pointer: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """An S3 that holds ``pointer`` and a KMS that signs with ``private``; and what was asked of it."""
+    asked: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer(json.dumps(pointer).encode())
+
+        def do_POST(self) -> None:
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            message = base64.b64decode(asked[-1]["Message"])
+            signature = material.sign(private, ALGORITHMS[pointer["alg"]], message)
+            self.answer(json.dumps({"Signature": base64.b64encode(signature).decode()}).encode())
+
+        def answer(self, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+@pytest.mark.parametrize("alg", ["ML-DSA-44", "ML-DSA-65", "ML-DSA-87"])
+def test_the_recipe_for_kms_signs_with_ml_dsa_in_any_node(home: Path, alg: str) -> None:
+    private, public = made(alg)
+    pointer = {"kid": public["kid"], "alg": alg, "key_arn": "arn:aws:kms:eu-west-1:111122223333:key/1"}
+    with (
+        ml_dsa_kms(private, pointer) as (endpoint, asked),
+        running(home, endpoint, "kms", "ledgers", f"acme/{alg}.pointer.json", 60_000) as issuer,
+    ):
+        assert verifies(issuer.token(), public)
+        assert issuer.token({"long": "x" * 5000}).startswith(f"Error: KMS signs at most 4096 bytes with {alg}; ")
+    (call,) = asked
+    row = ALGORITHMS[alg]
+    assert (call["SigningAlgorithm"], call["MessageType"]) == (row.kms_signing_algorithm, "RAW")
+    assert call["KeyId"] == pointer["key_arn"]
+
+
+@pytest.mark.parametrize("alg", ["ML-DSA-44", "ML-DSA-65", "ML-DSA-87"])
+def test_a_private_jwk_for_ml_dsa_signs_where_node_can_and_is_refused_in_a_sentence_where_not(
+    home: Path, tmp_path: Path, alg: str
+) -> None:
+    private, public = made(alg)
+    jwk = material.private_jwk(private, public)
+    mounted = tmp_path / "jwk.json"
+    mounted.write_text(json.dumps(jwk))
+    version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    if tuple(map(int, version[1:].split(".")[:2])) >= (24, 6):
+        with running(home, "http://127.0.0.1:9", "mounted", str(mounted), LAG * 1000) as issuer:
+            assert verifies(issuer.token(), public)
+    else:
+        words = ["node", "service.mjs", json.dumps(["mounted", str(mounted), LAG * 1000])]
+        done = subprocess.run(words, cwd=home, capture_output=True, text=True, check=False, timeout=20)
+        assert f"holds a key for {alg}, which Node {version} cannot use: take 24.6 or newer." in done.stderr
+        assert jwk["priv"] not in done.stderr
+    mounted.unlink()
 
 
 # -- External Secrets Operator -----------------------------------------------------------------------------------------

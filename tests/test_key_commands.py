@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -332,7 +335,6 @@ def test_a_private_key_at_a_url_is_an_error(site: Site) -> None:
         ("/elsewhere", "only redirects to the same host are followed"),
         ("/round", "redirects more than 3 times"),
         ("/slow", "gave no whole answer in time"),
-        ("/large", "is larger than 5000000 bytes"),
     ],
 )
 def test_a_url_that_does_not_answer_ends_with_a_sentence(
@@ -350,12 +352,22 @@ def test_a_url_that_does_not_answer_ends_with_a_sentence(
         site.over.wait(5)
 
     site.answers["/slow"] = stall
-    site.answer("/large", 200, b" " * 10_000_000)
     for command in ("inspect", "convert", "thumbprint"):
         done = run(command, f"{site.url}{path}?token=secret")
         assert done.exit_code == FAILED
         assert re.search(words, done.output), done.output
         assert "secret" not in done.output
+
+
+def test_what_is_too_large_is_an_error_of_the_input_from_a_file_and_from_a_url(site: Site, tmp_path: Path) -> None:
+    site.answer("/large", 200, b" " * 10_000_000)
+    (tmp_path / "large").write_bytes(b" " * 10_000_000)
+    for source in (f"{site.url}/large?token=secret", "large"):
+        for command, code in (("inspect", ERRORS), ("convert", USAGE), ("thumbprint", USAGE)):
+            done = run(command, source)
+            assert done.exit_code == code
+            assert "has 5,000,001 bytes or more; nothing above 5,000,000 is read" in done.output
+            assert "secret" not in done.output
 
 
 def test_a_bad_certificate_ends_with_a_sentence(tmp_path: Path) -> None:
@@ -380,10 +392,10 @@ def test_a_passphrase_comes_from_a_file(tmp_path: Path, end: bytes) -> None:
     assert done.stdout.encode() == public_pem("P-256")
 
 
-def test_a_passphrase_is_asked_for_on_a_terminal(tmp_path: Path) -> None:
-    name = written(tmp_path / "key.pem", private_pem("P-256", secret=SECRET) * 2)
+def asked_on_a_terminal(answer: bytes | signal.Signals, *words: str) -> tuple[int, bytes, bytes]:
+    """Exit code, output and what the terminal showed of a command that asks for a passphrase and gets ``answer``."""
     parent, child = pty.openpty()
-    command = [sys.executable, "-m", "rotator", "thumbprint", name, "--json"]
+    command = [sys.executable, "-m", "rotator", *words]
     with subprocess.Popen(
         command, stdin=child, stdout=subprocess.PIPE, stderr=child, start_new_session=True
     ) as process:
@@ -392,14 +404,70 @@ def test_a_passphrase_is_asked_for_on_a_terminal(tmp_path: Path) -> None:
         end = time.monotonic() + 20
         while b"Passphrase of the PKCS#8 private key: " not in seen and time.monotonic() < end:
             seen += os.read(parent, 1024)
-        os.write(parent, SECRET + b"\n")
+        if isinstance(answer, bytes):
+            os.write(parent, answer)
+        else:
+            process.send_signal(answer)
         out, _ = process.communicate(timeout=20)
+    with suppress(OSError):  # the other end is closed
+        seen += os.read(parent, 1024)
     os.close(parent)
-    assert process.returncode == FINE
+    return process.returncode, out, seen
+
+
+def test_a_passphrase_is_asked_for_on_a_terminal(tmp_path: Path) -> None:
+    name = written(tmp_path / "key.pem", private_pem("P-256", secret=SECRET) * 2)
+    code, out, seen = asked_on_a_terminal(SECRET + b"\n", "thumbprint", name, "--json")
+    assert code == FINE
     assert [row["thumbprint"] for row in json.loads(out)["keys"]] == [
         jwks.thumbprint(keys.public_members(key("P-256").public_key()))
     ] * 2
     assert SECRET not in seen
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "told"),
+    [(signal.SIGINT, 130, b"Interrupted."), (b"\x04", USAGE, b"No answer was given.")],
+    ids=["Ctrl-C", "Ctrl-D"],
+)
+def test_a_question_that_gets_no_answer_ends_the_command(
+    tmp_path: Path, typed: bytes | signal.Signals, code: int, told: bytes
+) -> None:
+    name = written(tmp_path / "key.pem", private_pem("P-256", secret=SECRET))
+    ended, out, seen = asked_on_a_terminal(typed, "inspect", name)
+    assert (ended, out) == (code, b"")
+    assert told in seen
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("inspect key.pem", "is encrypted: name a file that holds its passphrase"),
+        ("inspect key.der", "is encrypted: name a file that holds its passphrase"),
+        ("inspect -", "The input is empty"),
+        ("adopt acme --key -", "There is no configuration"),
+    ],
+)
+def test_a_closed_standard_input_is_an_empty_one(tmp_path: Path, words: str, told: str) -> None:
+    pem = written(tmp_path / "key.pem", private_pem("P-256", secret=SECRET))
+    written(tmp_path / "key.der", base64.b64decode("".join((tmp_path / pem).read_text().splitlines()[1:-1])))
+    shell = f"exec '{sys.executable}' -m rotator {words} 2>&1 <&-"
+    done = subprocess.run(["/bin/sh", "-c", shell], capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode in {USAGE, ERRORS}
+    assert told in done.stdout
+    assert "bug" not in done.stdout
+
+
+def test_what_is_closed_to_reading_is_told(tmp_path: Path) -> None:
+    shell = f"exec '{sys.executable}' -m rotator inspect - 0>'{tmp_path / 'written'}'"
+    done = subprocess.run(["/bin/sh", "-c", shell], capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (USAGE, "Error: Standard input cannot be read: Bad file descriptor.\n")
+
+
+def test_output_that_nobody_takes_stops_no_command(tmp_path: Path) -> None:
+    name = written(tmp_path / "jwks.json", {"keys": [good("RS256")]})
+    shell = f"exec '{sys.executable}' -m rotator thumbprint {name} >&- 2>&-"
+    assert subprocess.run(["/bin/sh", "-c", shell], timeout=20, check=False).returncode == FINE
 
 
 # -- generate ------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ name = "acme"
 policy = {{ algorithms = ["ES256"] }}
 [[keysets]]
 name = "both"
+issuer = "https://id.both.example"
 policy = {{ algorithms = ["ES256", "RS256"] }}
 """
 
@@ -76,6 +77,13 @@ def test_claims_and_headers_are_those_that_were_given(config: Path) -> None:
     assert (header["typ"], claims) == ("at+jwt", given)
 
 
+def test_the_configured_issuer_is_the_iss_unless_the_claims_say_another(config: Path) -> None:
+    words = ("both", "--alg", "ES256", "--claims")
+    assert signed(config, *words, "{}")[1]["iss"] == "https://id.both.example"
+    assert signed(config, *words, '{"iss": "me"}')[1]["iss"] == "me"
+    assert "iss" not in signed(config, "acme")[1]
+
+
 def test_of_several_algorithms_one_is_named(config: Path) -> None:
     assert signed(config, "both", "--alg", "RS256")[0]["alg"] == "RS256"
     done = run(config, "sign", "both")
@@ -92,6 +100,12 @@ def test_of_several_algorithms_one_is_named(config: Path) -> None:
         (["acme", "--claims", '{"exp": "soon"}'], 2, "The claim exp must be a number"),
         (["acme", "--claims", '{"iat": "soon"}'], 2, "The claim iat must be a number"),
         (["acme", "--claims", '{"iat": true, "exp": 4}'], 2, "The claim iat must be a number"),
+        (["acme", "--claims", '{"iat": null}'], 2, "The claim iat is null"),
+        (["acme", "--claims", f'{{"exp": {"9" * 400}}}'], 2, "The claim exp must be a number"),
+        (["acme", "--claims", f'{{"iat": {"9" * 400}}}'], 2, "The claim iat must be a number"),
+        (["acme", "--claims", f'{{"iat": -{"9" * 400}, "exp": 4}}'], 2, "The claim iat must be a number"),
+        (["acme", "--claims", '{"iat": 1e308}'], 3, "end later than token_lifetime (10m)"),
+        (["acme", "--claims", '{"iat": 1e400}'], 2, "The claim iat must be a number"),
         (["acme", "--claims", "[1]"], 2, "is not a JSON object"),
         (["acme", "--claims", "{sub: u1}"], 2, "is not JSON; quote it"),
         (["acme", "--claims", '{"a": NaN}'], 2, "is not JSON"),

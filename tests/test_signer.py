@@ -321,6 +321,14 @@ def test_an_exp_that_is_no_time_is_refused(home: Home, at: Time, exp: Any) -> No
         signer.sign({"exp": exp})
 
 
+@pytest.mark.parametrize("name", ["exp", "iat"])
+@pytest.mark.parametrize("huge", [10**400, -(10**400)], ids=["huge", "-huge"])
+def test_a_time_that_no_calendar_holds_is_refused(home: Home, at: Time, name: str, huge: int) -> None:
+    signer = follow(home, at, token_lifetime=timedelta(hours=1))
+    with pytest.raises(ValueError, match=f"claim {name} must be a number of seconds"):
+        signer.sign({"exp": START + 60, name: huge})
+
+
 # -- which key, and for how long -------------------------------------------------------------------------------------
 
 
@@ -557,6 +565,7 @@ def test_its_status_says_how_it_stands(home: Home, at: Time) -> None:
     ("options", "fault"),
     [
         ({"signer_lag": timedelta(0)}, "1s is the least"),
+        ({"signer_lag": timedelta(days=999_999_999)}, "more than ten years is no policy"),
         ({"refresh_every": timedelta(0)}, "refresh_every is 0s"),
         ({"refresh_every": LAG}, "at most half of signer_lag"),
         ({"token_lifetime": timedelta(0)}, "token_lifetime is 0s"),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from rotator import __version__
-from rotator.errors import RotatorError
+from rotator.errors import ConfigurationError, RotatorError
 
 if TYPE_CHECKING:
     from typer._click import Command, Context
@@ -62,8 +64,13 @@ class _Commands(TyperGroup):
             say(f"Error: {exc}", err=True)
             raise typer.Exit(exc.exit_code) from None
         except KeyboardInterrupt:
-            typer.echo("Interrupted. Every step can be repeated safely.", err=True)
-            raise typer.Exit(130) from None
+            raise _interrupted() from None
+        except typer.Abort as exc:
+            # What a question makes of Ctrl-C, and of an input that ends.
+            if isinstance(exc.__context__, KeyboardInterrupt):
+                raise _interrupted() from None
+            typer.echo("Error: No answer was given. Nothing was changed.", err=True)
+            raise typer.Exit(ConfigurationError.exit_code) from None
         except Exception as exc:
             # What typer raises itself (usage errors, exits) is its own to tell.
             if type(exc).__module__.partition(".")[0] in {"typer", "click"} or isinstance(exc, BrokenPipeError):
@@ -78,6 +85,11 @@ class _Commands(TyperGroup):
 
             typer.echo(f"Error: {fault(exc)} 'rotator --debug …' shows the traceback.", err=True)
             raise typer.Exit(1) from None
+
+
+def _interrupted() -> typer.Exit:
+    typer.echo("Interrupted. Every step can be repeated safely.", err=True)
+    return typer.Exit(130)
 
 
 def _loaded(name: str) -> Command:
@@ -134,6 +146,10 @@ def _root(
       5  inspect alone: errors found
     """
     del version, debug
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # Who started this closed it (<&-): there is nothing to read, and nobody reads.
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - for as long as we live
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             # A terminal that cannot show a sign must not stop a command.

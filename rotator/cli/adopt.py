@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rotator.cli import fleet, output
+from rotator.cli import fleet, output, sources
 from rotator.errors import ConfigurationError, Refused
 
 if TYPE_CHECKING:
@@ -121,7 +120,7 @@ def _read(name: str, option: str) -> bytes:
 
     try:
         if name == "-":
-            return sys.stdin.buffer.read(MAX_BYTES + 1)
+            return sources.standard_input(MAX_BYTES + 1)
         with Path(name).open("rb") as stream:
             return stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as exc:

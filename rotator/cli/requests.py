@@ -62,18 +62,44 @@ def retire(
     ctx: typer.Context,
     keyset: fleet.OneKeySet,
     alg: Annotated[str, typer.Option("--alg", metavar="ALG", help="An algorithm that is not configured any more.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """End the keys of an algorithm that is configured no more.
 
-    Issuers get no key of it from now on; its public keys stay until every token they signed has ended.
+    Issuers get no key of it from now on; its public keys stay until every token they signed has ended. Where no other
+    algorithm signs yet, issuers would have no key at all: then you are told, and asked.
 
     \b
     Examples:
       rotator retire acme --alg RS256
     """
     with fleet.one(ctx, keyset, tick.Teller()) as engine:
+        if alone := _signs_alone(engine, alg):
+            output.say(alone)
+            _confirm("retire", yes=yes)
         engine.retire(alg)
         tick.tick_now(engine)
+
+
+def _signs_alone(engine: Engine, alg: str) -> str | None:
+    """What the end of ``alg`` means for issuers where no other algorithm signs; ``None``: another does."""
+    from rotator.keys.keyring import Stage
+    from rotator.keys.plan import gate
+
+    ring, keyset = engine.ledger(), engine.keyset
+    signing = {key.alg for key in ring.keys if key.stage is Stage.CURRENT}
+    going = {each for each in signing if ring.succession(each).retire_requested_at}
+    if alg in going or alg in keyset.policy.algorithms or signing - going != {alg}:
+        return None
+    gates = [gate(keyset, key) for key in ring.keys if key.standby and key.alg in keyset.policy.algorithms]
+    first = min((at for at in gates if at), default=None)
+    return (
+        f"{keyset.name}: only {alg} signs. Once it is retired, issuers have no key until a key for"
+        f" {', '.join(keyset.policy.algorithms)} signs"
+        f"{f', not before {first:%Y-%m-%d %H:%M:%S}Z' if first else ''}. Better wait until"
+        f" 'rotator status {keyset.name}' shows one as current."
+    )
 
 
 def drop(ctx: typer.Context, keyset: fleet.OneKeySet, kid: _Kid) -> None:
@@ -138,7 +164,7 @@ def _revoke(engine: Engine, kid: str, reason: str, patience: float, *, scheme: s
         )
     if dry_run:
         return
-    _confirm(yes=yes)
+    _confirm("revoke", yes=yes)
     try:
         engine.revoke(radius.kid, reason)
     except StoreError as exc:
@@ -179,12 +205,14 @@ def matched(kid: str, known: Iterable[str], what: str) -> str:
     raise ConfigurationError(f"{what}: {names}. {kid!r:.80} {why}. Nothing was changed.")
 
 
-def _confirm(*, yes: bool) -> None:
+def _confirm(deed: str, *, yes: bool) -> None:
     if yes:
         return
     if not output.can_ask():
-        raise Refused("There is no terminal to ask on, so nothing was changed. Say --yes to revoke without a question.")
-    if not typer.confirm("Revoke it now?"):
+        raise Refused(
+            f"There is no terminal to ask on, so nothing was changed. Say --yes to {deed} without a question."
+        )
+    if not typer.confirm(f"{deed.capitalize()} it now?"):
         raise Refused("Nothing was changed.")
 
 

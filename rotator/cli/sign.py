@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rotator.cli import fleet
+from rotator.cli import fleet, sources
 from rotator.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from rotator.keys.policy import KeySet
+    from rotator.settings import Configuration
 
 #: Nobody types more, and a file given by mistake is to be told from claims.
 _LONGEST_INPUT = 1_000_000
@@ -35,7 +36,8 @@ def sign(
     """Sign a token with the current key, as an issuer would.
 
     Prints a compact JWT. Where the claims have no iat it is now, and where they have no exp it is token_lifetime
-    later; claims that end later than that are refused. A service signs with rotator.signer, or as the README says.
+    later; claims that end later than that are refused. Where they have no iss it is the issuer that the key set is
+    configured with. A service signs with rotator.signer, or as the README says.
 
     \b
     Examples:
@@ -49,7 +51,7 @@ def sign(
     (wanted,) = fleet.chosen(configured, [keyset])
     with fleet.naming(keyset), app.signer(configured, wanted, alg or _only(wanted)) as signer:
         try:
-            token = signer.sign(_timed(given, wanted), headers)
+            token = signer.sign(_issuer(configured, keyset) | _timed(given, wanted), headers)
         except (TypeError, ValueError) as exc:
             raise ConfigurationError(str(exc)) from exc
     typer.echo(token)
@@ -62,10 +64,17 @@ def _only(keyset: KeySet) -> str:
     return algorithms[0]
 
 
+def _issuer(configured: Configuration, keyset: str) -> dict[str, Any]:
+    found = next((each.issuer for each in configured.settings.keysets if each.name == keyset), None)
+    return {"iss": found} if found else {}
+
+
 def _timed(claims: dict[str, Any], keyset: KeySet) -> dict[str, Any]:
     from rotator import app
 
     iat = claims.get("iat", int(app.now().timestamp()))
+    if iat is None:
+        raise ValueError("The claim iat is null: leave it out, or give a number of seconds since 1970.")
     lifetime = int(keyset.policy.token_lifetime.total_seconds())
     # What is no number is the signer's to refuse.
     exp = {"exp": iat + lifetime} if type(iat) in {int, float} else {}
@@ -73,15 +82,14 @@ def _timed(claims: dict[str, Any], keyset: KeySet) -> dict[str, Any]:
 
 
 def _object(words: str, option: str) -> dict[str, Any]:
-    if words == "-":
-        words = sys.stdin.read(_LONGEST_INPUT + 1)
+    given = sources.standard_input(_LONGEST_INPUT + 1) if words == "-" else os.fsencode(words)
     fault = "is not a JSON object"
     found = None
-    if len(words) > _LONGEST_INPUT:
-        fault = f"is longer than {_LONGEST_INPUT:,} characters"
+    if len(given) > _LONGEST_INPUT:
+        fault = f"is longer than {_LONGEST_INPUT:,} bytes"
     else:
         try:
-            found = json.loads(words, parse_constant=_no_constant)
+            found = json.loads(given.decode(), parse_constant=_no_constant)
         except (ValueError, RecursionError):
             fault = 'is not JSON; quote it for the shell: \'{"sub": "u1"}\''
     if not isinstance(found, dict):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rotator import uris
 from rotator.cli import output
 from rotator.errors import ConfigurationError, StoreError
 
@@ -59,11 +60,16 @@ class Reader:
     def _at(self, url: str) -> Contents:
         from dataclasses import replace
 
+        from rotator.documents.web import TooLarge
         from rotator.jose import reading
         from rotator.jose.findings import warning
         from rotator.keys.verification import REDIRECTS
 
-        found = _fetched(url)
+        try:
+            found = _fetched(url)
+        except TooLarge:
+            # A fault of the input, as it is of a file.
+            return reading.too_large(reading.MAX_BYTES + 1)
         contents = reading.read(found.body, self._passphrase)
         if not found.redirected:
             return contents
@@ -83,11 +89,9 @@ def is_url(source: str) -> bool:
 
 def shown(source: str) -> str:
     """``source`` as output may show it: without user, password and query, any of which may be a secret."""
-    if not is_url(source):
-        return "standard input" if source == "-" else source
-    scheme, _, rest = source.partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path.partition('?')[0].partition('#')[0]}"
+    if is_url(source):
+        return uris.shown(source)
+    return "standard input" if source == "-" else source
 
 
 def _fetched(source: str) -> Fetched:
@@ -100,9 +104,21 @@ def _fetched(source: str) -> Fetched:
     return found
 
 
+def standard_input(most: int) -> bytes:
+    """What stands on standard input, up to ``most`` bytes.
+
+    Raises:
+        ConfigurationError: it cannot be read.
+    """
+    try:
+        return sys.stdin.buffer.read(most)
+    except OSError as exc:
+        raise ConfigurationError(f"Standard input cannot be read: {exc.strerror or exc}.") from None
+
+
 def _file(source: str, most: int) -> bytes:
     if source == "-":
-        return sys.stdin.buffer.read(most)
+        return standard_input(most)
     try:
         with Path(source).open("rb") as stream:
             return stream.read(most)

@@ -120,8 +120,7 @@ class FilesystemDocuments:
 def _load(file: Path) -> Document | None:
     # The document first: whoever sees it without a lock finds its headers, which were there before it.
     try:
-        with file.open("rb") as stream:
-            body = stream.read(LARGEST + 1)
+        body = files.read(file, LARGEST + 1)
     except FileNotFoundError:
         return None
     headers = _headers(file)
@@ -131,7 +130,7 @@ def _load(file: Path) -> Document | None:
 def _headers(file: Path) -> Headers | None:
     """The headers beside ``file``; ``None`` where there are none, or none that we wrote."""
     try:
-        described = json.loads(_sidecar(file).read_bytes())
+        described = json.loads(files.read(_sidecar(file), LARGEST))
         content_type, cache_control = described["content_type"], described["cache_control"]
     except (FileNotFoundError, ValueError, LookupError, TypeError, RecursionError):
         return None

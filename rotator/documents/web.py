@@ -10,7 +10,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from rotator import __version__
+from rotator import __version__, uris
 from rotator.errors import ConfigurationError, StoreError
 from rotator.ports import Fetched
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _REDIRECTS = 3
 
+_PORTS = range(65_536)
+
 #: No Cache-Control: what verifiers get is what we want to see. gzip alone, because it is decoded here.
 _HEADERS = {"User-Agent": f"rotator/{__version__}", "Accept-Encoding": "gzip"}
 
@@ -26,6 +28,10 @@ _OK, _ABSENT = 200, {404, 410}
 
 #: Any greater age means this one (RFC 9111 section 1.2.2).
 _OLDEST = 2**31
+
+
+class TooLarge(StoreError):
+    """What a URL serves has more bytes than are read."""
 
 
 class HttpsWeb:
@@ -44,19 +50,23 @@ class HttpsWeb:
 
         import httpx
 
+        shown = uris.shown(url)
         try:
             start = httpx.URL(url)
+            sound = _is_sound(start)
         except httpx.InvalidURL:
-            # The cause may quote a password.
-            raise ConfigurationError(f"{re.sub('//.*@', '//', url)!r} is no URL.") from None
-        shown = _shown(start)
+            # The cause may quote a password, and in what is no URL it may stand anywhere before an @.
+            shown, sound = shown if "@" not in url else "https://…", False
+        if not sound:
+            raise ConfigurationError(f"{shown!r} is no URL: its host or its port cannot be one.") from None
         if not (start.scheme == "https" and start.host) and not (start.scheme == "http" and _is_loopback(start.host)):
             raise ConfigurationError(f"{shown} must begin with https:// (http:// is for loopback alone).")
         try:
             return asyncio.run(self._get(start))
         except (TimeoutError, httpx.TimeoutException) as exc:
             raise StoreError(f"{shown} gave no whole answer in time ({self._timeout:g} s in all).") from exc
-        except (httpx.HTTPError, OSError) as exc:
+        except (httpx.HTTPError, OSError, UnicodeError, OverflowError, ExceptionGroup) as exc:
+            # The last three: a host or a port that nobody checked before it was resolved, as where a proxy is named.
             raise StoreError(f"{shown} cannot be fetched: {_reason(exc)}.") from exc
 
     async def _get(self, url: httpx.URL) -> Fetched | None:
@@ -124,7 +134,7 @@ class HttpsWeb:
             except zlib.error as exc:
                 raise StoreError(f"{shown} answered with broken gzip.") from exc
             if len(body) > self._max_bytes:
-                raise StoreError(f"{shown} is larger than {self._max_bytes} bytes, and was not read.")
+                raise TooLarge(f"{shown} is larger than {self._max_bytes} bytes, and was not read.")
             if unpack is not None and unpack.eof:
                 break
         if unpack is not None and not unpack.eof:
@@ -133,6 +143,8 @@ class HttpsWeb:
 
 
 def _followed(url: httpx.URL, target: httpx.URL) -> httpx.URL:
+    if not _is_sound(target):
+        raise StoreError(f"{_shown(url)} redirects to {_shown(target)}: its host or its port cannot be one.")
     if target.host != url.host or target.scheme not in {"https", url.scheme}:
         raise StoreError(
             f"{_shown(url)} redirects to {_shown(target)}: only redirects to the same host are followed, "
@@ -141,9 +153,17 @@ def _followed(url: httpx.URL, target: httpx.URL) -> httpx.URL:
     return target
 
 
+def _is_sound(url: httpx.URL) -> bool:
+    """Whether ``url`` has a host and a port that a resolver can be asked for; httpx itself does not look."""
+    try:
+        _, port = url.host, url.port
+    except UnicodeError:  # an A-label that is none (RFC 5891), xn-- alone for one
+        return False
+    return port is None or port in _PORTS
+
+
 def _shown(url: httpx.URL) -> str:
-    """``url`` as messages may show it: without user, password and query, any of which may be a secret."""
-    return str(url.copy_with(username=None, password=None, query=None, fragment=None))
+    return uris.shown(str(url))
 
 
 def _is_loopback(host: str) -> bool:

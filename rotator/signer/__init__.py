@@ -25,11 +25,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from rotator.errors import ConfigurationError, KeyStopped
+from rotator.errors import ConfigurationError, KeyStopped, NoCurrentKey
 from rotator.keys.algorithms import algorithm
-from rotator.keys.policy import KeySet, Policy, text
+from rotator.keys.policy import LONGEST, KeySet, Policy, text
 from rotator.signer import compact
 from rotator.signer.follower import Clock, Follower, Key
 from rotator.signer.sources import documents, source
@@ -90,6 +91,8 @@ class Signer:
             raise ConfigurationError(
                 f"signer_lag is {text(signer_lag)}: reading takes time, so {text(_SHORTEST_LAG)} is the least."
             )
+        if signer_lag > LONGEST:
+            raise ConfigurationError(f"signer_lag is {text(signer_lag)}: more than ten years is no policy.")
         every = min(signer_lag / _READS_PER_LAG, _AT_LEAST_EVERY) if refresh_every is None else refresh_every
         if not timedelta(0) < every <= signer_lag / 2:
             raise ConfigurationError(
@@ -167,14 +170,22 @@ class Signer:
             pointers=documents(at, clients) if at else None,
             passphrase=passphrase,
         )
-        return cls(
-            found,
-            signer_lag=signer_lag,
-            token_lifetime=token_lifetime,
-            refresh_every=refresh_every,
-            background=background,
-            clock=clock,
-        )
+        try:
+            return cls(
+                found,
+                signer_lag=signer_lag,
+                token_lifetime=token_lifetime,
+                refresh_every=refresh_every,
+                background=background,
+                clock=clock,
+            )
+        except NoCurrentKey:
+            if keys.scheme == "file" and not Path(keys.path).exists():
+                raise NoCurrentKey(
+                    f"There is no directory {keys.path}: mend the URI of the signer, mount it, or let rotator make it"
+                    " with the first key (rotator tick)."
+                ) from None
+            raise
 
     @classmethod
     async def aopen(cls, uri: str, **options: Any) -> Self:

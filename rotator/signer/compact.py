@@ -82,7 +82,7 @@ def refuse_long_lived(claims: Mapping[str, Any], longest: float, now: float) -> 
         Refused: they never end, or later; nothing was signed.
         ValueError: ``exp`` or ``iat`` is not a NumericDate (RFC 7519 sections 4.1.4 and 4.1.6).
     """
-    exp, iat = _seconds(claims, "exp"), _seconds(claims, "iat")
+    iat, exp = _seconds(claims, "iat"), _seconds(claims, "exp")
     if exp is None:
         raise Refused(f"The claims have no exp: a token must end within token_lifetime ({_words(longest)}).")
     # An iat in the future would let a token live longer than the difference says.
@@ -102,6 +102,13 @@ def _seconds(claims: Mapping[str, Any], name: str) -> float | None:
     value = claims.get(name)
     if isinstance(value, datetime):
         return numeric_date(value)
-    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)):
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)):
         return value
     raise ValueError(f"The claim {name} must be a number of seconds since 1970 (RFC 7519 section 2).")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return isfinite(value)
+    except OverflowError:  # an int that is more than a float holds
+        return False

@@ -80,8 +80,8 @@ class LocalKeys:
                 nearest = next(each for each in (directory, *directory.parents) if each.exists())
                 if not os.access(nearest, os.W_OK | os.X_OK):
                     raise AccessDenied(
-                        f"{nearest} cannot be written by uid {os.geteuid()}: give it to that user (chown), "
-                        "mount it writable, or mend the URI."
+                        f"{nearest} cannot be written by uid {os.geteuid()}: let that user write there (chown or "
+                        "chmod), mount it writable, or mend the URI."
                     )
                 for file in _files(directory) if made else ():
                     _refuse_loose_file(file, file.lstat())

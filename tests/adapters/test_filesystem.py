@@ -4,10 +4,11 @@ import errno
 import fcntl
 import itertools
 import os
+import re
+import socket
 import stat
 import threading
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +22,7 @@ from tests.contracts.document_store import JWKS, PLAIN, DocumentStoreContract
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from rotator.ports import DocumentStore
 
@@ -233,7 +235,7 @@ def test_everything_is_on_disk_before_it_is_renamed_and_the_rename_before_it_is_
         (errno.ENOSPC, StoreError, "the disk is full"),
         (errno.EDQUOT, StoreError, "the disk is full"),
         (errno.EIO, StoreError, "next tick"),
-        (errno.EACCES, AccessDenied, "chown"),
+        (errno.EACCES, AccessDenied, "chown or chmod"),
         (errno.EROFS, ConfigurationError, "read-only"),
     ],
 )
@@ -264,7 +266,7 @@ def test_a_document_that_may_not_be_read_is_never_reported_missing(
     documents: FilesystemDocuments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version = documents.create(PATH, b"old", JWKS)
-    monkeypatch.setattr(Path, "read_bytes", failing(errno.EACCES))
+    monkeypatch.setattr(files, "read", failing(errno.EACCES))
     for attempt in (
         lambda: documents.read(PATH),
         lambda: documents.create(PATH, b"", JWKS),
@@ -286,6 +288,49 @@ def test_a_directory_in_place_of_the_document_or_a_file_in_place_of_its_director
         ):
             with pytest.raises(ConfigurationError, match="Mend that path"):
                 attempt(path)
+
+
+@pytest.mark.parametrize("name", ["jwks.json", ".jwks.json.headers.json"])
+def test_a_pipe_in_place_of_a_document_or_of_its_headers_keeps_nobody_waiting(
+    documents: FilesystemDocuments, root: Path, name: str
+) -> None:
+    version = documents.create(PATH, b"old", JWKS)
+    (root / "acme" / name).unlink()
+    os.mkfifo(root / "acme" / name)
+    for attempt in (
+        lambda: documents.read(PATH),
+        lambda: documents.create(PATH, b"new", JWKS),
+        lambda: documents.replace(PATH, b"new", JWKS, version),
+    ):
+        with pytest.raises(ConfigurationError, match=f"{re.escape(name)} must be a regular file"):
+            attempt()
+
+
+def test_a_pipe_in_place_of_the_lock_keeps_nobody_waiting(documents: FilesystemDocuments, root: Path) -> None:
+    documents.create(PATH, b"old", JWKS)
+    (root / "acme/.lock").unlink()
+    os.mkfifo(root / "acme/.lock")
+    assert documents.read(PATH).document
+
+
+def test_a_socket_in_place_of_a_document_is_for_a_person(
+    documents: FilesystemDocuments, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "acme").mkdir(parents=True)
+    monkeypatch.chdir(root / "acme")  # a whole path may be too long for a socket
+    with socket.socket(socket.AF_UNIX) as theirs:
+        theirs.bind("jwks.json")
+        with pytest.raises(ConfigurationError, match="Mend that path"):
+            documents.read(PATH)
+
+
+def test_a_link_to_a_document_is_followed(documents: FilesystemDocuments, root: Path) -> None:
+    documents.create("elsewhere/jwks.json", b"linked", JWKS)
+    (root / "acme").mkdir()
+    (root / PATH).symlink_to(root / "elsewhere/jwks.json")
+    found = documents.read(PATH).document
+    assert found
+    assert found.body == b"linked"
 
 
 def test_a_stalled_writer_is_waited_for_only_so_long(

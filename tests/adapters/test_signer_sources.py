@@ -420,6 +420,15 @@ def test_a_uri_that_leads_nowhere_is_refused(uri: str, fault: str) -> None:
         Signer.open(uri, signer_lag=LAG)
 
 
+def test_a_directory_that_does_not_exist_is_told_from_one_that_holds_no_key_yet(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    with pytest.raises(NoCurrentKey, match=f"There is no directory {nowhere}: mend the URI"):
+        Signer.open(f"{nowhere.as_uri()}#acme/ES256", signer_lag=LAG)
+    nowhere.mkdir(0o700)
+    with pytest.raises(NoCurrentKey, match="names no key: none was promoted yet"):
+        Signer.open(f"{nowhere.as_uri()}#acme/ES256", signer_lag=LAG)
+
+
 def test_a_ledger_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="unknown scheme 'kms'"):
         Signer.open("kms://acme/jwt#acme/ES256", ledger="kms://x", signer_lag=LAG)

@@ -215,6 +215,19 @@ def test_what_is_no_url_is_told(web: Web, url: str) -> None:
         web.fetch(url)
 
 
+@pytest.mark.parametrize("place", ["127.0.0.1:99999", "127.0.0.1:-1", "xn--", "xn--a.example"])
+@pytest.mark.parametrize("scheme", ["https", "http"])
+def test_a_host_or_port_that_cannot_be_one_is_told(web: Web, scheme: str, place: str) -> None:
+    with pytest.raises(ConfigurationError, match="its host or its port cannot be one") as raised:
+        web.fetch(f"{scheme}://{place}/x?token=s3cret")
+    assert "s3cret" not in str(raised.value)
+
+
+def test_a_url_without_a_host_is_quoted_as_it_was_given(web: Web) -> None:
+    with pytest.raises(ConfigurationError, match=r"^https:///x must begin with"):
+        web.fetch("https:///x")
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.2", "[::1]"])
 def test_plain_http_is_tried_on_every_loopback_address(web: Web, host: str) -> None:
     with pytest.raises(StoreError, match="cannot be fetched"):
@@ -332,6 +345,16 @@ def test_a_redirect_to_nowhere_is_an_error(web: Web, site: Site) -> None:
         web.fetch(f"{site.url}/a")
 
 
+@pytest.mark.parametrize("location", ["http://127.0.0.1:99999/", "http://127.0.0.1:-1/", "http://xn--/", "//xn--a/b"])
+def test_a_server_that_redirects_to_a_host_or_port_that_cannot_be_one_is_down(
+    web: Web, site: Site, location: str
+) -> None:
+    site.answer("/a", 302, Location=location)
+    with pytest.raises(StoreError, match=r"/a (redirects to .*its host or its port cannot be one|cannot be fetched)"):
+        web.fetch(f"{site.url}/a")
+    assert len(site.asked) == 1
+
+
 # What goes wrong
 
 
@@ -344,7 +367,18 @@ def test_another_status_is_an_error_that_names_the_url_without_its_secrets(web: 
     assert "user" not in str(raised.value)
 
 
-@pytest.mark.parametrize("url", ["https://user:s3cret@host:port/jwks.json", "http://user:s3cret@example.com/?s3cret"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://user:s3cret@host:port/jwks.json",
+        "https://user:s3cret/more@host/",
+        "https://user:s3cret?more@host/",
+        "http://user:s3cret@example.com/?s3cret",
+        "http://example.com?token=s3cret",
+        "https://[::1/jwks.json?token=s3cret",
+        "https://[::1/jwks.json#s3cret",
+    ],
+)
 def test_a_refused_url_is_told_without_its_secrets(web: Web, url: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         web.fetch(url)
