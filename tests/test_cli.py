@@ -735,6 +735,76 @@ def test_a_revoke_that_finds_no_ledger_any_more_is_not_called_over(
     assert "there is no ledger" in told.stderr
 
 
+def test_a_revoke_after_which_nobody_signs_says_so_and_until_when(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator.configure(max_creations_per_day=1)
+    operator.started()
+    hurry(monkeypatch)
+    # The first key took the day's one, and its reserve makes another in an emergency.
+    for n in range(2):
+        kid = operator.keys()["current"]
+        told = operator.does("revoke", "acme", kid, "--reason", "x", "--yes", "--wait", "9s")
+        assert told.exit_code == n, told.output
+        assert "No next key is in public: nothing signs until a new key is made" in told.stdout
+        assert f"{kid} is gone from every public URL" in told.stdout
+    assert "None can be made before 2026-05-02 03:00:00Z" in told.stdout
+    says = "no ES256 key signs since a revoke: 2 creations are recorded within a day (max_creations_per_day) (until"
+    assert f"Error: Key set acme: {says} 2026-05-02 03:00:00Z" in told.stderr
+    assert f"acme: {says}" in operator.does("status").stdout
+    assert operator.does("verify").exit_code == 1
+
+
+def test_a_recorded_revoke_ends_with_1_whatever_the_tick_after_it_meets(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator.started()
+    hurry(monkeypatch)
+    kid = operator.keys()["current"]
+    (operator.home / "keys").rename(operator.home / "lost")
+    told = operator.does("revoke", "acme", kid, "--reason", "x", "--yes", "--wait", "9s")
+    assert told.exit_code == 1, "2 would say that nothing happened"
+    assert kid not in operator.public()
+    assert "Every further tick" in told.stderr
+
+
+def test_a_key_revoked_long_ago_is_known(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    operator.started()
+    hurry(monkeypatch)
+    first = operator.keys()["current"]
+    for _ in range(4):
+        assert operator.does("revoke", "acme", operator.keys()["current"], "--reason", "x", "--yes").exit_code == 0
+    before = operator.snapshot()
+    again = operator.does("revoke", "acme", first, "--reason", "x", "--yes")
+    assert again.exit_code == 0
+    assert f"acme: {first} (ES256) was revoked and destroyed at" in again.stdout
+    assert operator.snapshot() == before
+
+
+def test_whoever_revokes_a_foreign_key_is_told_what_removes_it(operator: Operator) -> None:
+    operator.started()
+    operator.add_foreign("theirs")
+    told = operator.does("revoke", "acme", "theirs", "--reason", "x", "--yes")
+    assert told.exit_code == 2
+    assert "leaves with 'rotator drop'" in told.stderr
+
+
+def test_a_key_that_issuers_were_led_to_is_not_said_to_have_signed_nothing(operator: Operator) -> None:
+    operator.started()
+    pointer = operator.home / "keys" / "acme" / "ES256" / "pointer.json"
+    old, keys = json.loads(pointer.read_text()), operator.keys()
+    ledger = json.loads((operator.home / "ledger" / "acme" / "ledger.json").read_text())
+    new = next(key["id"] for key in ledger["keys"] if key["kid"] == keys["next"])
+    pointer.write_text(json.dumps(old | {"id": new, "kid": keys["next"], "key": f"{new}.pem"}, indent=1) + "\n")
+    told = operator.does("revoke", "acme", keys["next"], "--dry-run")
+    assert told.exit_code == 0
+    assert "is rejected from now on" in told.stdout
+    assert "never signed" not in told.stdout
+    pointer.write_text("{")
+    told = operator.does("revoke", "acme", keys["next"], "--dry-run")
+    assert "The ES256 pointer cannot be read: it is counted as if it named this key." in told.stdout
+
+
 def test_a_revoke_goes_on_after_a_tick_that_failed(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
     operator.started()
     hurry(monkeypatch)

@@ -152,16 +152,22 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], tones: Mapping[
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def unsigned(outcome: Outcome, alg: str) -> Iterator[str]:
+    """What issuers of ``alg`` wait for, where a revoke left no key that signs."""
+    if outcome.ring.succession(alg).forced_at is not None:
+        wait = next((wait for wait in outcome.plan.waits if wait.alg == alg), None)
+        until = f" (until {moment(wait.at, outcome.at)})" if wait and wait.at else ""
+        yield f"no {alg} key signs since a revoke: {wait.reason if wait else 'the next tick goes on with it'}{until}"
+
+
 def worries(outcome: Outcome) -> Iterator[str]:
     """What a person should know of a key set beside its keys."""
     name = outcome.ring.keyset
     trouble = outcome.ring.trouble
     if trouble:
         yield f"last error, {span(outcome.at - trouble.at)} ago: {trouble.message}"
-    for alg, succession in outcome.ring.successions.items():
-        if succession.forced_at:
-            said = (wait.reason for wait in outcome.plan.waits if wait.alg == alg)
-            yield f"no {alg} key signs since a revoke: {next(said, 'the next tick goes on with it')}"
+    for alg in outcome.ring.successions:
+        yield from unsigned(outcome, alg)
     if outcome.clock_fault:
         yield f"clock: {outcome.clock_fault}"
     for document, kids in outcome.foreign.items():

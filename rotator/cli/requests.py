@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from rotator.engine import Engine, Outcome
     from rotator.keys.blast_radius import BlastRadius
-    from rotator.keys.keyring import Key
+    from rotator.keys.keyring import Key, Retired
 
 #: Fewer characters of a kid are too easily mistyped into another one.
 _PREFIX = 6
@@ -122,7 +122,7 @@ def revoke(
     keyset: fleet.OneKeySet,
     kid: _Kid,
     *,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept in the ledger.")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept in the ledger.")] = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
     wait: Annotated[
@@ -133,17 +133,18 @@ def revoke(
 
     If it signs, the next key takes over immediately. It leaves the public document, its private half is stopped,
     and a new next key is made. Tokens that it signed are rejected from then on: the cost is shown before you are
-    asked. Exit code 0 means that no public URL shows the key any more, 1 that one still does.
+    asked. Exit code 0 means that no public URL shows the key any more and another signs; 1 that this is not so yet:
+    the revoke is recorded, and every tick goes on with it.
 
     \b
     Examples:
-      rotator revoke acme kA8fQ2xy --reason "laptop stolen" --dry-run
+      rotator revoke acme kA8fQ2xy --dry-run
       rotator revoke acme kA8fQ2xy --reason "laptop stolen"
     """
     from rotator.keys.policy import parse_duration
 
     patience = parse_duration(wait).total_seconds()
-    if not reason.strip():
+    if not (reason.strip() or dry_run):
         raise ConfigurationError("--reason is empty: say why, whoever reads the ledger later wants to know.")
     configured = fleet.configuration(ctx)
     engine = fleet.engines(configured, [keyset], tick.Teller())[keyset]
@@ -153,6 +154,12 @@ def revoke(
 
 def _revoke(engine: Engine, kid: str, reason: str, patience: float, *, scheme: str, yes: bool, dry_run: bool) -> None:
     keyset = engine.keyset.name
+    if past := _past(engine, kid):
+        typer.echo(
+            f"{keyset}: {past.kid} ({past.alg}) was revoked and destroyed at {past.at:%Y-%m-%d %H:%M:%S}Z. No document"
+            " shows it, and it never comes back. Nothing was changed."
+        )
+        return
     radius = _radius(engine, kid)
     typer.echo(f"{keyset}: revoke {radius.kid} ({radius.alg}, {radius.stage})")
     for sentence in radius.sentences:
@@ -175,6 +182,11 @@ def _revoke(engine: Engine, kid: str, reason: str, patience: float, *, scheme: s
     _see_it_out(engine, radius, patience)
 
 
+def _past(engine: Engine, kid: str) -> Retired | None:
+    """A key revoked so long ago that the ledger only remembers its kid."""
+    return next((past for past in engine.ledger().retired if past.revoked and past.kid == kid), None)
+
+
 def _radius(engine: Engine, kid: str) -> BlastRadius:
     try:
         # In an emergency a whole kid must do, whatever else cannot be read.
@@ -182,7 +194,10 @@ def _radius(engine: Engine, kid: str) -> BlastRadius:
     except Refused:
         # A revoke that was interrupted is begun again with the same words: its key is public no more.
         known = [key.kid for key in engine.ledger().keys if key.kid and (key.public or key.revoked_at)]
-        return engine.blast_radius(matched(kid, known, f"Key set {engine.keyset.name}: keys"))
+        try:
+            return engine.blast_radius(matched(kid, known, f"Key set {engine.keyset.name}: keys"))
+        except ConfigurationError as exc:
+            raise ConfigurationError(f"{exc} A key that rotator did not make leaves with 'rotator drop'.") from None
 
 
 def matched(kid: str, known: Iterable[str], what: str) -> str:
@@ -217,24 +232,38 @@ def _confirm(deed: str, *, yes: bool) -> None:
 
 
 def _see_it_out(engine: Engine, radius: BlastRadius, patience: float) -> None:
-    """Tick until no public URL shows the key and the CDN was told, or ``patience`` ends."""
+    """Tick until no public URL shows the key, the CDN was told and another signs, or ``patience`` ends."""
+    from rotator.app import about
+
     deadline = time.monotonic() + patience
     name, told = engine.keyset.name, False
     while True:
         result = fleet.each({name: engine}, lambda one: one.tick(), "revoke")[name]
         gone = _is_gone(engine, result, radius.kid)
         left = deadline - time.monotonic()
-        if (gone and not isinstance(result, RotatorError)) or left <= 0:
+        if (gone and not isinstance(result, RotatorError) and not _nobody_signs(engine, result, radius)) or left <= 0:
             break
         if not told:
-            typer.echo(f"{name}: {_why(result, radius)}. Looking again for {left:.0f} s; it is safe to stop (Ctrl-C).")
+            typer.echo(
+                f"{name}: {_why(engine, result, radius)}. Looking again for {left:.0f} s; it is safe to stop (Ctrl-C)."
+            )
             told = True
         time.sleep(min(_PAUSE, left))
     if not gone:
-        raise RotatorError(_still_there(result, radius, name))
+        raise RotatorError(_still_there(engine, result, radius))
     typer.echo(f"{name}: {radius.kid} is gone from every public URL.{_still_trusted(engine, radius)}")
+    if isinstance(result, RotatorError):
+        # Whatever its own code would be: what was asked for is recorded.
+        raise RotatorError(f"{about(name, result)} Every further tick tries again.") from result
     tick.show({name: result}, as_json=False)
-    fleet.end({name: result})
+    if reason := _nobody_signs(engine, result, radius):
+        raise RotatorError(f"Key set {name}: {reason}. Every further tick goes on with it.")
+
+
+def _nobody_signs(engine: Engine, result: Outcome, radius: BlastRadius) -> str | None:
+    """Why no key took over; ``None``: one did, or none has to."""
+    alg: str = radius.alg
+    return next(output.unsigned(result, alg), None) if alg in engine.keyset.policy.algorithms else None
 
 
 def _is_gone(engine: Engine, result: Outcome | RotatorError, kid: str) -> bool:
@@ -254,16 +283,17 @@ def _still_trusted(engine: Engine, radius: BlastRadius) -> str:
     return ""
 
 
-def _still_there(result: Outcome | RotatorError, radius: BlastRadius, name: str) -> str:
+def _still_there(engine: Engine, result: Outcome | RotatorError, radius: BlastRadius) -> str:
     until: datetime = radius.trusted_until
     return (
-        f"Key set {name}: {radius.kid} is revoked, but it is not seen to be gone from every public URL yet:"
-        f" {_why(result, radius)}. A verifier may trust it until {until:%Y-%m-%d %H:%M:%S}Z."
+        f"Key set {engine.keyset.name}: {radius.kid} is revoked, but it is not seen to be gone from every public URL"
+        f" yet: {_why(engine, result, radius)}. A verifier may trust it until {until:%Y-%m-%d %H:%M:%S}Z."
         " Every further tick goes on with it."
     )
 
 
-def _why(result: Outcome | RotatorError, radius: BlastRadius) -> str:
+def _why(engine: Engine, result: Outcome | RotatorError, radius: BlastRadius) -> str:
     if isinstance(result, RotatorError):
         return str(result).rstrip(".")
-    return "; ".join(wait.reason for wait in result.plan.waits if wait.step == "note-gone" and wait.kid == radius.kid)
+    reasons = [wait.reason for wait in result.plan.waits if wait.step == "note-gone" and wait.kid == radius.kid]
+    return "; ".join(reasons) or _nobody_signs(engine, result, radius) or ""
