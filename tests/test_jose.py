@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import math
+import operator
+import time
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +135,33 @@ def test_an_rsa_key_needs_no_more_than_its_exponent() -> None:
     bare = {name: whole[name] for name in ("kty", "n", "e", "d")}
     assert keys.private_members(keys.private_key(bare)).keys() == whole.keys()
     assert keys.private_key(bare).public_key() == key("RSA").public_key()
+
+
+@pytest.mark.parametrize("together", [math.lcm, operator.mul])
+@pytest.mark.parametrize("e", [3, 65537, 2**200 + 235])
+def test_the_primes_are_found_whatever_the_exponents_are(e: int, together: Callable[[int, int], int]) -> None:
+    made = rsa.generate_private_key(65537, 1024).private_numbers()
+    while True:
+        with suppress(ValueError):
+            d = pow(e, -1, together(made.p - 1, made.q - 1))
+            break
+        made = rsa.generate_private_key(65537, 1024).private_numbers()
+    numbers = {"n": made.public_numbers.n, "e": e, "d": d}
+    jwk = {"kty": "RSA"} | {name: b64u_int(value) for name, value in numbers.items()}
+    assert keys.private_members(keys.private_key(jwk))["p"] in {b64u_int(made.p), b64u_int(made.q)}
+
+
+@pytest.mark.parametrize("n", [2**4423 - 1, (2**1279 - 1) ** 2, (2**127 - 1) ** 16, 2**11213 - 1])
+def test_a_modulus_without_two_primes_is_refused_at_once(n: int) -> None:
+    numbers = {"n": n, "e": 65537, "d": pow(65537, -1, n - 1) if n % 65537 else 3}
+    begun = time.process_time()
+    with pytest.raises(ConfigurationError, match="no private key"):
+        keys.private_key({"kty": "RSA"} | {name: b64u_int(value) for name, value in numbers.items()})
+    with pytest.raises(ConfigurationError, match="no private key"):
+        keys.private_key(
+            {"kty": "RSA"} | {name: b64u_int(value) for name, value in (numbers | {"e": 2**300 + 1}).items()}
+        )
+    assert time.process_time() - begun < 1
 
 
 @pytest.mark.parametrize("member", ["d", "p", "q", "dp", "dq", "qi", "e", "n"])
