@@ -571,6 +571,17 @@ def test_a_certificate_whose_name_cannot_be_read_is_named_before_anything_is_sho
     assert codes(seen({"keys": [good(x5c=[base64.b64encode(der).decode()])]})) == {"x5c"}
 
 
+def test_a_certificate_of_a_year_that_is_none_hides_no_other_key() -> None:
+    leaf = certificate(private("ES256"), days=365 * 30).public_bytes(Encoding.DER)
+    for year in (b"0000", b"2o56"):
+        der = leaf.replace(b"20560423", year + b"0423")
+        assert der != leaf
+        assert codes(seen(der)) == {"unreadable"}
+        report = seen({"keys": [good(x5c=[base64.b64encode(der).decode()]), good("ES384")]})
+        assert by_code(report) == {"x5c": "1"}
+        assert [key.thumbprint for key in report.keys] == [good()["kid"], good("ES384")["kid"]]
+
+
 def test_a_chain_as_pem_is_one_key() -> None:
     root = ec.generate_private_key(ec.SECP256R1())
     leaf, above = certificate(private("ES256"), root, by="root"), certificate(root, name="root", by="root")

@@ -178,6 +178,8 @@ def certificate(der: bytes) -> Certificate:
 def _sound(found: Certificate) -> Certificate:
     """``found``, once all that is asked of it later was parsed: cryptography parses each part when it is asked for."""
     found.public_key()
+    # A year 0000 stands in some, and Python has no such date.
+    _ = found.not_valid_before_utc, found.not_valid_after_utc
     for part in (found.subject, found.issuer):
         part.rfc4514_string()
     return found
