@@ -349,6 +349,21 @@ def test_many_rsa_keys_that_are_none_are_named_in_no_time() -> None:
     assert {"private-mismatch"} <= {finding.code for finding in report.keys[-1].findings}
 
 
+@pytest.mark.parametrize("cut", [lambda raw: raw[1:], lambda raw: raw[:-1], lambda raw: b"\0" + raw])
+@pytest.mark.parametrize(
+    ("jwk", "member"),
+    [(ED25519, "x"), (ED25519 | {"crv": "X25519"}, "x"), (ED25519 | {"d": ED25519_D}, "d"), (good("ML-DSA-44"), "pub")],
+)
+def test_bytes_that_are_no_number_are_not_filled_up_to_a_key_that_nobody_has(
+    jwk: Jwk, member: str, cut: Callable[[bytes], bytes]
+) -> None:
+    (key,) = seen(jwk | {member: b64u(cut(unb64u(jwk[member])))}).keys
+    assert (key.thumbprint, key.spki_sha256) == (None, None) or member == "d"
+    (says,) = (finding.says for finding in key.findings if finding.code in {"too-short", "too-long"})
+    assert "zero" not in says
+    assert "private-mismatch" not in {finding.code for finding in key.findings}
+
+
 def test_a_key_written_badly_has_the_thumbprint_it_should_have() -> None:
     right = rsa_jwk()
     (wrong,) = seen({"keys": [right | {"n": longer(right["n"]) + "="}]}).keys

@@ -157,7 +157,7 @@ def _public(kind: Kind, members: Members) -> Jwk:
             number = members.number(name, kind.source)
             values[name] = None if number is None else b64u_int(number)
         else:
-            octets = members.exactly(name, kind.size, kind.source)
+            octets = members.exactly(name, kind.size, kind.source, number=kind.kty == "EC")
             values[name] = None if octets is None else b64u(octets)
     if kind.kty == "oct" or any(value is None for value in values.values()):
         return {}
@@ -228,7 +228,7 @@ def _of_private_members(jwk: Mapping[str, Any], kind: Kind, public: Jwk) -> Iter
         if kind.secret is None:
             members.octets(name, kind.source)
         else:
-            members.exactly(name, kind.secret, kind.source)
+            members.exactly(name, kind.secret, kind.source, number=kind.kty == "EC")
     yield from members.findings
     if members.findings or not public or not set(kind.private) <= jwk.keys():
         return
