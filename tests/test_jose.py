@@ -491,6 +491,8 @@ def test_certificates_go_into_x5c_and_come_out_again() -> None:
     assert json.loads(json.dumps(jwk)) == jwk
     assert writing.certificates(jwk) == writing.encoded([jwk], "certificate", private=False)
     assert writing.certificates(jwk) == leaf.public_bytes(s.Encoding.PEM)
+    with pytest.raises(ConfigurationError, match="for another key"):
+        writing.certificates(jwk | keys.public_members(key("Ed25519").public_key()))
     for odd in ([], ["AA=="], [1], 1, ["!"], None):
         with pytest.raises(ConfigurationError, match="cannot be read"):
             writing.certificates({"x5c": odd})

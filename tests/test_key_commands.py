@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pty
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization as s
+from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
 from rotator.cli import app
@@ -20,7 +22,7 @@ from rotator.documents.web import HttpsWeb
 from rotator.jose import keys, writing
 from rotator.keys import jwks
 from rotator.keys.algorithms import PRIVATE_MEMBERS, algorithm
-from rotator.keys.material import unb64u
+from rotator.keys.material import b64u, unb64u
 from tests.adapters.test_web import Site, served
 from tests.adapters.test_web import certificate as tls_certificate
 from tests.test_inspect import ED25519, NOW, VECTORS, certificate, good, needs_vectors, numbered, private, token
@@ -590,6 +592,94 @@ def test_the_jwk_that_is_no_key_is_named(tmp_path: Path) -> None:
     done = run("convert", written(tmp_path / "set.json", {"keys": [good(), good(kid="b", x="AA==")]}))
     assert done.exit_code == USAGE
     assert "set.json, key 2: The JWK is no public key" in done.output
+
+
+def miswritten() -> dict[str, tuple[jwks.Jwk, jwks.Jwk]]:
+    """Keys that are written badly, and as they should be."""
+    pair = ec.derive_private_key(379, ec.SECP256R1())
+    whole = keys.private_members(pair)
+    assert unb64u(whole["x"])[0] == 0
+    rsa, octets = keys.private_members(key("RSA")), unb64u(whole["y"])
+    table = str.maketrans("-_", "+/")
+    return {
+        "zeros stripped": (whole | {"x": b64u(unb64u(whole["x"])[1:]), "d": b64u(b"\x01\x7b")}, whole),
+        "zeros added": (rsa | {"n": b64u(b"\0" + unb64u(rsa["n"])), "d": b64u(b"\0" + unb64u(rsa["d"]))}, rsa),
+        "padded": (whole | {"y": base64.urlsafe_b64encode(octets).decode(), "d": whole["d"] + "="}, whole),
+        "base64": (rsa | {name: rsa[name].translate(table) for name in ("n", "d", "p")}, rsa),
+        "bits beyond the end": (ED25519 | {"x": ED25519["x"][:-1] + "p"}, ED25519),
+    }
+
+
+@pytest.mark.parametrize(("wrong", "right"), miswritten().values(), ids=miswritten().keys())
+def test_members_that_are_written_badly_are_put_right(tmp_path: Path, wrong: jwks.Jwk, right: jwks.Jwk) -> None:
+    written(tmp_path / "wrong.json", wrong)
+    found = json.loads(run("convert", "wrong.json", "--private").stdout)
+    assert found == right | {"kid": jwks.thumbprint(right)}
+    assert run("convert", "wrong.json", "--to", "pem").stdout_bytes == writing.encoded([right], "pem", private=False)
+    written(tmp_path / "right.json", right)
+    both = json.loads(run("convert", "wrong.json", "right.json").stdout)
+    assert both == {"keys": [jwks.without_private(found)]} or both == jwks.without_private(found)
+
+
+@needs_vectors
+def test_nothing_is_wrong_with_what_is_written_that_lies_not_in_the_key(tmp_path: Path) -> None:
+    converted = 0
+    for path in sorted((VECTORS / "jwks").glob("*.json")) + sorted((VECTORS / "rfc").glob("*.jw*")):
+        for more in ((), ("--private",)):
+            done = run("convert", str(path), *more, "--out", "out.json", "--force")
+            if done.exit_code != FINE:
+                assert re.search(r"holgerkoser|no key with a public half", done.output), done.output
+                continue
+            converted += 1
+            facts = json.loads(run("inspect", "out.json", "--json").stdout)
+            found = [each for part in (facts, *facts["keys"]) for each in part["findings"]]
+            faults = {each["code"] for each in found if each["severity"] != "note"}
+            assert faults <= {"rsa-size", "duplicate-key", "certificate-expired", "private-key", "symmetric-key"}, path
+            before = json.loads(run("inspect", str(path), "--json").stdout)["keys"]
+            prints = {each["thumbprint"] for each in before}
+            assert {each["thumbprint"] for each in facts["keys"]} <= prints
+    assert converted > 30
+
+
+def test_certificates_are_put_right_and_those_of_another_key_are_refused(tmp_path: Path) -> None:
+    leaf = certificate(private("ES256"))
+    right = writing.with_certificates(good(), [leaf])
+    text = right["x5c"][0]
+    hexadecimal = b64u(unb64u(right["x5t"]).hex().upper().encode())
+    written(tmp_path / "a.json", right | {"x5c": [text[:64] + "\n" + text[64:]], "x5t": hexadecimal})
+    assert json.loads(run("convert", "a.json").stdout) == right
+    written(tmp_path / "b.json", writing.with_certificates(good(), [certificate(private("ES384"))]))
+    for more in ((), ("--to", "certificate")):
+        done = run("convert", "b.json", *more)
+        assert done.exit_code == USAGE
+        assert "first certificate of 'x5c' is for another key" in done.output
+        assert "BEGIN" not in done.output
+    assert run("convert", "b.json", "--to", "pem").exit_code == FINE
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        (b'{"kty": "EC", ' + json.dumps(good()).encode()[1:], "'kty' stands more than once"),
+        (good(alg="ES384"), "'alg' is ES384, which needs a key of kind P-384"),
+        (good(key_ops="verify"), "'key_ops' must be an array"),
+        (good(x5c=["AAAA"]), "'x5c' cannot be read"),
+    ],
+)
+def test_what_cannot_be_put_right_is_refused_in_words(tmp_path: Path, document: Any, words: str) -> None:
+    done = run("convert", written(tmp_path / "a.json", document))
+    assert done.exit_code == USAGE
+    assert words in done.output
+
+
+def test_an_algorithm_that_is_named_settles_the_use(tmp_path: Path) -> None:
+    name = written(tmp_path / "a.json", keys.public_members(key("RSA").public_key()) | {"use": "enc", "alg": "RSA1_5"})
+    found = json.loads(run("convert", name, "--alg", "PS256").stdout)
+    assert (found["use"], found["alg"]) == ("sig", "PS256")
+    operated = written(
+        tmp_path / "b.json", {name: good()[name] for name in ("kty", "crv", "x", "y")} | {"key_ops": ["verify"]}
+    )
+    assert "use" not in json.loads(run("convert", operated, "--alg", "ES256").stdout)
 
 
 @pytest.mark.parametrize(

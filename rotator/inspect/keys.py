@@ -164,6 +164,27 @@ def _public(kind: Kind, members: Members) -> Jwk:
     return dict(values)
 
 
+def mended(jwk: Mapping[str, Any]) -> Jwk:
+    """``jwk`` with the members that make the key, and its certificates, as they should be written.
+
+    What cannot be made out stands as it stood, for ``rotator.jose.keys.prove`` and :func:`check` to refuse.
+    """
+    kind = kind_of(jwk)
+    if kind is None:
+        return dict(jwk)
+    members = Members(jwk)
+    made = _public(kind, members)
+    for name in _secrets(jwk):
+        if kind.kty == "RSA":
+            number = members.number(name, kind.source)
+            octets = None if number is None else unb64u(b64u_int(number))
+        else:
+            octets = _secret(members, name, kind)
+        if octets:
+            made[name] = b64u(octets)
+    return dict(jwk) | made | certificates.mended(jwk)
+
+
 def _spki(kind: Kind | None, public: Jwk, found: list[Finding]) -> bytes | None:
     """The key as SPKI, once it is proven to be one; what speaks against it goes to ``found``."""
     if kind is None or not public:
@@ -223,18 +244,24 @@ def _private(item: Item, kind: Kind | None, made: Jwk, *, public: bool) -> Itera
 
 def _of_private_members(jwk: Mapping[str, Any], kind: Kind, public: Jwk) -> Iterator[Finding]:
     members = Members(jwk)
-    names = [name for name in ("d", "p", "q", "dp", "dq", "qi", "k", "priv") if name in jwk]
-    for name in names:
-        if kind.secret is None:
-            members.octets(name, kind.source)
-        else:
-            members.exactly(name, kind.secret, kind.source, number=kind.kty == "EC")
+    for name in _secrets(jwk):
+        _secret(members, name, kind)
     yield from members.findings
     if members.findings or not public or not set(kind.private) <= jwk.keys():
         return
     if not _belongs(jwk, public):
         says = "The private half does not belong to the public half: nothing verifies what it signs. Replace both."
         yield error("private-mismatch", says, kind.source)
+
+
+def _secrets(jwk: Mapping[str, Any]) -> list[str]:
+    return [name for name in ("d", "p", "q", "dp", "dq", "qi", "k", "priv") if name in jwk]
+
+
+def _secret(members: Members, name: str, kind: Kind) -> bytes | None:
+    if kind.secret is None:
+        return members.octets(name, kind.source)
+    return members.exactly(name, kind.secret, kind.source, number=kind.kty == "EC")
 
 
 def _belongs(jwk: Mapping[str, Any], public: Jwk) -> bool:

@@ -113,7 +113,7 @@ def _oct(alg: str | None, bits: int | None) -> Jwk:
 
 def named(jwk: Mapping[str, Any], kid: str | None = None) -> Jwk:
     """``jwk`` under ``kid``; without one, under its own, or else its thumbprint (RFC 7638)."""
-    if kid is None and isinstance(jwk.get("kid"), str) and jwk["kid"]:
+    if kid is None and isinstance(jwk.get("kid"), str) and jwk["kid"].strip():
         return dict(jwk)
     # The thumbprint of a symmetric key would tell something of it (RFC 7638 section 7).
     derived = b64u(secrets.token_bytes(_RANDOM_KID)) if jwk["kty"] == "oct" else jwks.thumbprint(jwk)
@@ -121,7 +121,7 @@ def named(jwk: Mapping[str, Any], kid: str | None = None) -> Jwk:
 
 
 def fitting(jwk: Mapping[str, Any], alg: str) -> Jwk:
-    """``jwk`` with ``alg``, and its ``use`` where it has none.
+    """``jwk`` with ``alg``, and the ``use`` that goes with it.
 
     Raises:
         ConfigurationError: ``alg`` does not work with such a key.
@@ -130,7 +130,9 @@ def fitting(jwk: Mapping[str, Any], alg: str) -> Jwk:
     if alg not in ALGS or kind is None or kind.name not in ALGS[alg].kinds:
         fits = ", ".join(name for name, purpose in ALGS.items() if kind is not None and kind.name in purpose.kinds)
         raise ConfigurationError(f"{alg[:40]} does not work with this key: choose from {fits or 'none'}.")
-    return {"use": ALGS[alg].use} | dict(jwk) | {"alg": alg}
+    # One of the two is enough (RFC 7517 section 4.3).
+    use = {} if "key_ops" in jwk and "use" not in jwk else {"use": ALGS[alg].use}
+    return dict(jwk) | {"alg": alg} | use
 
 
 def with_certificates(jwk: Mapping[str, Any], chain: Sequence[Certificate]) -> Jwk:
@@ -145,7 +147,7 @@ def certificates(jwk: Mapping[str, Any]) -> bytes:
     """The chain in ``x5c`` as PEM.
 
     Raises:
-        ConfigurationError: there is none, or it cannot be read.
+        ConfigurationError: there is none, it cannot be read, or it is for another key.
     """
     from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -155,6 +157,11 @@ def certificates(jwk: Mapping[str, Any]) -> bytes:
         chain = []
     if not chain:
         raise ConfigurationError("The key has no certificates ('x5c'), or they cannot be read.")
+    certified: Any = chain[0].public_key()
+    if keys.spki(certified) != keys.spki(keys.public_key(jwk)):
+        raise ConfigurationError(
+            "The first certificate of 'x5c' is for another key: take it out, or name the right one beside the key."
+        )
     return b"".join(each.public_bytes(Encoding.PEM) for each in chain)
 
 
