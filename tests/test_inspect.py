@@ -349,6 +349,30 @@ def test_many_rsa_keys_that_are_none_are_named_in_no_time() -> None:
     assert {"private-mismatch"} <= {finding.code for finding in report.keys[-1].findings}
 
 
+@pytest.mark.parametrize("changed", ["d", "p", "dp", "qi"])
+@pytest.mark.parametrize("form", ["TraditionalOpenSSL", "PKCS8"])
+def test_a_private_half_in_pem_must_belong_to_the_public_one(changed: str, form: str) -> None:
+    numbers = {name: int.from_bytes(unb64u(value), "big") for name, value in pair().items() if len(value) > 3}
+    numbers[changed] ^= 4
+    order = [0, *(numbers.get(name, 65537) for name in ("n", "e", "d", "p", "q", "dp", "dq", "qi"))]
+    body = b"".join(_der(2, value.to_bytes(value.bit_length() // 8 + 1, "big")) for value in order)
+    written = _der(0x30, body)
+    if form == "PKCS8":
+        algorithm_of = bytes.fromhex("300d06092a864886f70d0101010500")
+        written = _der(0x30, b"\x02\x01\x00" + algorithm_of + _der(4, written))
+    assert codes(seen(written)) == {"private-key", "private-mismatch"}
+
+
+def pair() -> Jwk:
+    return material.private_jwk(private("RS256"), without(good("RS256"), "kid", "alg", "use", "kty"))
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    length = bytes([size]) if size < 0x80 else size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes([tag, *([0x80 | len(length)] if size >= 0x80 else []), *length]) + content
+
+
 @pytest.mark.parametrize("cut", [lambda raw: raw[1:], lambda raw: raw[:-1], lambda raw: b"\0" + raw])
 @pytest.mark.parametrize(
     ("jwk", "member"),

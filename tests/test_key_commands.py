@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization as s
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from typer.testing import CliRunner
 
 from rotator.cli import app
@@ -472,8 +472,8 @@ def test_a_size_or_curve_is_for_those_that_have_several() -> None:
     done = run(
         "generate", "--alg", "ES256", "--alg", "RS256", "--alg", "ECDH-ES", "--bits", "3072", "--crv", "X448", "--json"
     )
-    curve, rsa, agreement = (row["public_jwk"] for row in json.loads(done.stdout)["keys"])
-    assert (curve["crv"], len(unb64u(rsa["n"])), agreement["crv"]) == ("P-256", 384, "X448")
+    curve, sized, agreement = (row["public_jwk"] for row in json.loads(done.stdout)["keys"])
+    assert (curve["crv"], len(unb64u(sized["n"])), agreement["crv"]) == ("P-256", 384, "X448")
     assert run("generate", "--alg", "ES256", "--alg", "EdDSA", "--bits", "3072").exit_code == USAGE
 
 
@@ -599,13 +599,13 @@ def miswritten() -> dict[str, tuple[jwks.Jwk, jwks.Jwk]]:
     pair = ec.derive_private_key(379, ec.SECP256R1())
     whole = keys.private_members(pair)
     assert unb64u(whole["x"])[0] == 0
-    rsa, octets = keys.private_members(key("RSA")), unb64u(whole["y"])
+    large, octets = keys.private_members(key("RSA")), unb64u(whole["y"])
     table = str.maketrans("-_", "+/")
     return {
         "zeros stripped": (whole | {"x": b64u(unb64u(whole["x"])[1:]), "d": b64u(b"\x01\x7b")}, whole),
-        "zeros added": (rsa | {"n": b64u(b"\0" + unb64u(rsa["n"])), "d": b64u(b"\0" + unb64u(rsa["d"]))}, rsa),
+        "zeros added": (large | {"n": b64u(b"\0" + unb64u(large["n"])), "d": b64u(b"\0" + unb64u(large["d"]))}, large),
         "padded": (whole | {"y": base64.urlsafe_b64encode(octets).decode(), "d": whole["d"] + "="}, whole),
-        "base64": (rsa | {name: rsa[name].translate(table) for name in ("n", "d", "p")}, rsa),
+        "base64": (large | {name: large[name].translate(table) for name in ("n", "d", "p")}, large),
         "bits beyond the end": (ED25519 | {"x": ED25519["x"][:-1] + "p"}, ED25519),
     }
 
@@ -670,6 +670,17 @@ def test_what_cannot_be_put_right_is_refused_in_words(tmp_path: Path, document: 
     done = run("convert", written(tmp_path / "a.json", document))
     assert done.exit_code == USAGE
     assert words in done.output
+
+
+def test_a_private_key_in_pem_that_does_not_belong_together_is_refused_as_what_it_is(tmp_path: Path) -> None:
+    pair = key("RSA").private_numbers()
+    other = rsa.RSAPrivateNumbers(pair.p, pair.q, pair.d ^ 4, pair.dmp1, pair.dmq1, pair.iqmp, pair.public_numbers)
+    damaged = other.private_key(unsafe_skip_rsa_key_validation=True)
+    body = damaged.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption())
+    done = run("convert", written(tmp_path / "a.pem", body), "--private")
+    assert done.exit_code == USAGE
+    assert "a.pem: The parts of the PKCS#8 private key do not belong together" in done.output
+    assert "private half does not belong" in run("inspect", "a.pem").output
 
 
 def test_an_algorithm_that_is_named_settles_the_use(tmp_path: Path) -> None:

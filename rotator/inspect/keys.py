@@ -238,7 +238,7 @@ def _private(item: Item, kind: Kind | None, made: Jwk, *, public: bool) -> Itera
         else:
             says = f"This is a private key{names}: keep it to yourself ('rotator convert' writes its public half)."
         yield (error if public else warning)("private-key", says, "RFC 7517 section 9.2")
-    if item.written and kind is not None:
+    if kind is not None:
         yield from _of_private_members(item.jwk, kind, made)
 
 
