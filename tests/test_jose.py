@@ -284,6 +284,46 @@ def test_several_blocks_are_several_keys_and_a_broken_one_does_not_hide_the_rest
     ]
 
 
+def ssh(name: str) -> bytes:
+    line: bytes = key(name).public_key().public_bytes(s.Encoding.OpenSSH, s.PublicFormat.OpenSSH)
+    return line
+
+
+def test_every_line_of_openssh_public_keys_is_read() -> None:
+    lines = [
+        b"# of all of us",
+        ssh("RSA") + b" a@example.com",
+        b"",
+        b'command="ssh-rsa AAAA",no-pty,environment="a=\\"b\\"" ' + ssh("Ed25519") + b" of b",
+        b"  " + ssh("P-521") + b"\r",
+    ]
+    for end in (b"\n", b"\r\n"):
+        contents = reading.read(end.join(lines))
+        assert (contents.form, contents.findings) == ("OpenSSH", ())
+        assert [(item.where, item.form) for item in contents.items] == [
+            ("line 2", "OpenSSH public key"),
+            ("line 4", "OpenSSH public key"),
+            ("line 5", "OpenSSH public key"),
+        ]
+        names = ("RSA", "Ed25519", "P-521")
+        assert [item.jwk for item in contents.items] == [keys.public_members(key(name).public_key()) for name in names]
+    assert only(reading.read(b"no-pty " + ssh("RSA"))).where == ""
+    beside = reading.read(public_pem("RSA") + ssh("Ed25519") + b"\n" + public_pem("P-256"))
+    assert sorted(item.where.partition(" ")[0] for item in beside.items) == ["block", "block", "line"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["ssh-dss", "sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-nistp256@openssh.com", "ssh-rsa-cert-v01@openssh.com"],
+)
+def test_an_openssh_key_that_has_no_jwk_is_named_and_hides_no_other(kind: str) -> None:
+    line = f"{kind} AAAAC3NzaC1lZDI1NTE5AAAA a@example.com".encode()
+    assert f"type {kind} has no JWK" in told(reading.read(line))
+    contents = reading.read(line + b"\n" + ssh("RSA") + b"\nwhatever\n" + ssh("RSA")[:40])
+    assert [item.where for item in contents.items] == ["line 2"]
+    assert [found.where for found in contents.findings] == ["line 1", "line 3", "line 4"]
+
+
 def test_beginnings_without_end_are_read_in_no_time() -> None:
     body = b"-----BEGIN A-----" * 20_000
     assert len(reading.read(body).findings) == reading.MAX_KEYS
@@ -312,6 +352,8 @@ def test_an_encrypted_key_needs_its_passphrase_and_is_asked_for_it(body: Callabl
     encrypted = body()
     assert jwks.is_private(only(reading.read(encrypted, ask)).jwk)
     assert len(asked) == 1
+    if encrypted.startswith(b"0"):
+        assert jwks.is_private(only(reading.read(base64.encodebytes(encrypted), ask)).jwk)
     assert "is encrypted" in told(reading.read(encrypted))
     assert "is encrypted" in told(reading.read(encrypted, lambda _: b""))
     assert "passphrase is wrong" in told(reading.read(encrypted, lambda _: b"guess"))

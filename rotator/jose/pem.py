@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 _MARKER = re.compile(rb"-----(BEGIN|END) ([A-Z0-9 ]{1,60})-----")
 
+#: An OpenSSH public key (RFC 4253 section 6.6) in its line: its type, and it in base64.
+_SSH = re.compile(rb"(?:^|\s)((?:ssh|ecdsa|sk|rsa|webauthn)-[A-Za-z0-9@.+_-]{2,80})\s+(AAAA[A-Za-z0-9+/]*=*)(?=\s|$)")
+_SSH_WITH_JWK = re.compile(r"ssh-rsa|ssh-ed25519|ecdsa-sha2-nistp[0-9]+")
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
+
 #: What each label holds, as messages say it.
 _HOLDS = {
     "PUBLIC KEY": "SPKI public key",
@@ -61,8 +66,17 @@ def is_pem(body: bytes) -> bool:
 
 
 def is_ssh(body: bytes) -> bool:
-    """Whether ``body`` is an OpenSSH public key (RFC 4253 section 6.6)."""
-    return re.match(rb"\s*(ssh-(rsa|ed25519)|ecdsa-sha2-nistp\d+) [A-Za-z0-9+/=]+", body) is not None
+    """Whether ``body`` is OpenSSH public keys, as in ``id_ed25519.pub`` and ``authorized_keys``."""
+    first = next(_ssh_lines(body), None)
+    return first is not None and _SSH.search(_QUOTED.sub(b"", first[1])) is not None
+
+
+def _ssh_lines(body: bytes) -> Iterator[tuple[int, bytes]]:
+    """The numbered lines of ``body`` that are neither empty nor a comment (sshd(8), AUTHORIZED_KEYS FILE FORMAT)."""
+    for number, line in enumerate(body.splitlines(), 1):
+        stripped = line.strip()
+        if stripped and not stripped.startswith(b"#"):
+            yield number, stripped
 
 
 def is_der(body: bytes) -> bool:
@@ -150,17 +164,37 @@ def part_of_der(body: bytes, passphrase: Passphrase) -> Part:
         ) from None
 
 
-def part_of_ssh(body: bytes) -> Part:
-    """The OpenSSH public key in ``body``.
+def parts_of_ssh(body: bytes) -> Iterator[tuple[int, Part | ConfigurationError]]:
+    """What each line of OpenSSH public keys holds, by its number; an error stands where a line cannot be read.
 
-    Raises:
-        ConfigurationError: it cannot be read.
+    Beside PEM only the lines that are such keys are read.
     """
+    beside = is_pem(body)
+    for number, line in _ssh_lines(body):
+        if beside and not _SSH.search(_QUOTED.sub(b"", line)):
+            continue
+        try:
+            yield number, _of_ssh(line)
+        except ConfigurationError as exc:
+            yield number, exc
+
+
+def _of_ssh(line: bytes) -> Part:
     from cryptography.hazmat.primitives import serialization
 
-    with _readable("OpenSSH public key"):
-        loaded: Any = serialization.load_ssh_public_key(body.strip())
-    return Part("OpenSSH public key", loaded, private=False)
+    form = "OpenSSH public key"
+    # Options stand before the key, and may quote anything.
+    found = _SSH.search(_QUOTED.sub(b"", line))
+    if found is None:
+        raise ConfigurationError("The line is no OpenSSH public key, and no comment.")
+    kind = found[1].decode("ascii")
+    if not _SSH_WITH_JWK.fullmatch(kind):
+        raise ConfigurationError(
+            f"An {form} of type {kind:.60} has no JWK: of them ssh-rsa, ssh-ed25519 and ecdsa-sha2-nistp* have."
+        )
+    with _readable(form):
+        loaded: Any = serialization.load_ssh_public_key(found[1] + b" " + found[2])
+    return Part(form, loaded, private=False)
 
 
 def certificate(der: bytes) -> Certificate:

@@ -19,7 +19,7 @@ from rotator.jose import keys, pem
 from rotator.jose.findings import Finding, error, warning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from cryptography.x509 import Certificate
 
@@ -86,12 +86,13 @@ def read(body: bytes, passphrase: Passphrase = lambda _: None) -> Contents:
     if len(body) > MAX_BYTES:
         return too_large(len(body))
     if pem.is_pem(body):
-        return _of_parts("PEM", body, list(islice(pem.parts(body, passphrase), MAX_KEYS)))
+        blocks = enumerate(islice(pem.parts(body, passphrase), MAX_KEYS), 1)
+        return _of_parts("PEM", body, [*((f"block {number}", part) for number, part in blocks), *_lines(body)])
     if pem.is_ssh(body):
-        return _of_parts("OpenSSH", body, [_tried(pem.part_of_ssh, body)])
+        return _of_parts("OpenSSH", body, _lines(body))
     if pem.is_der(body):
-        return _of_parts("DER", body, [_tried(pem.part_of_der, body, passphrase)])
-    return _of_text(body)
+        return _of_der(body, body, passphrase)
+    return _of_text(body, passphrase)
 
 
 def too_large(size: int) -> Contents:
@@ -110,18 +111,24 @@ def _nothing(body: bytes, form: str, code: str, says: str, source: str = "") -> 
 # -- PEM, DER, OpenSSH ------------------------------------------------------------------------------------------------
 
 
-def _tried(read_part: Callable[..., Part], *arguments: Any) -> Part | ConfigurationError:
+def _lines(body: bytes) -> list[tuple[str, Part | ConfigurationError]]:
+    return [(f"line {number}", part) for number, part in islice(pem.parts_of_ssh(body), MAX_KEYS)]
+
+
+def _of_der(der: bytes, body: bytes, passphrase: Passphrase) -> Contents:
+    part: Part | ConfigurationError
     try:
-        return read_part(*arguments)
+        part = pem.part_of_der(der, passphrase)
     except ConfigurationError as exc:
-        return exc
+        part = exc
+    return _of_parts("DER", body, [("", part)])
 
 
-def _of_parts(form: str, body: bytes, found: Sequence[Part | ConfigurationError]) -> Contents:
+def _of_parts(form: str, body: bytes, found: Sequence[tuple[str, Part | ConfigurationError]]) -> Contents:
     items: list[Item] = []
     findings: list[Finding] = []
-    for number, part in enumerate(found, 1):
-        where = f"block {number}" if len(found) > 1 else ""
+    for place, part in found:
+        where = place if len(found) > 1 else ""
         try:
             if isinstance(part, ConfigurationError):
                 raise part
@@ -152,7 +159,7 @@ def _above(part: Part, items: list[Item]) -> bool:
 # -- JSON and tokens --------------------------------------------------------------------------------------------------
 
 
-def _of_text(body: bytes) -> Contents:
+def _of_text(body: bytes, passphrase: Passphrase) -> Contents:
     if _MARKUP.match(body):
         says = (
             "This is HTML or XML, not JSON: the address answers with a page (an error, a login, a single-page app)"
@@ -174,14 +181,16 @@ def _of_text(body: bytes) -> Contents:
     if _JWE.fullmatch(compact):
         says = "This is an encrypted token or key (JWE): decrypt it first."
         return _nothing(body, "JWE", "encrypted", says, "RFC 7516 section 3.1")
-    return _of_json_text(text, body, findings)
+    return _of_json_text(text, body, findings, passphrase)
 
 
-def _of_json_text(text: str, body: bytes, findings: list[Finding]) -> Contents:
+def _of_json_text(text: str, body: bytes, findings: list[Finding], passphrase: Passphrase) -> Contents:
     try:
         document = _parsed(text)
     except json.JSONDecodeError as exc:
-        return _base64_of_der(text) or _no_json(body, f"{exc.msg} in line {exc.lineno}, column {exc.colno}")
+        return _base64_of_der(text, body, passphrase) or _no_json(
+            body, f"{exc.msg} in line {exc.lineno}, column {exc.colno}"
+        )
     except RecursionError:
         return _no_json(body, "it is nested too deeply")
     except ValueError as exc:
@@ -203,13 +212,13 @@ def _no_json(body: bytes, why: str) -> Contents:
     return _nothing(body, "unknown text", "wrong-content", says, _JSON)
 
 
-def _base64_of_der(text: str) -> Contents | None:
+def _base64_of_der(text: str, body: bytes, passphrase: Passphrase) -> Contents | None:
     """The certificate or key in bare base64, as ``x5c`` and many consoles show it."""
     try:
         der = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         return None
-    return _of_parts("DER", der, [_tried(pem.part_of_der, der, lambda _: None)]) if pem.is_der(der) else None
+    return _of_der(der, body, passphrase) if pem.is_der(der) else None
 
 
 def _parsed(text: str) -> Any:
