@@ -185,6 +185,35 @@ def test_a_kid_cannot_steer_the_terminal(tmp_path: Path) -> None:
     assert "\x1b" not in done.output
 
 
+FORGED = "a\nNothing is wrong with it.\r\x1b[2J\u202e\u2028"
+
+
+@pytest.mark.parametrize(
+    "jwk",
+    [good(kid=FORGED), good(alg=FORGED), good(use=FORGED), good(kty=FORGED), good(crv=FORGED), good(key_ops=[FORGED])],
+)
+def test_no_key_adds_a_line_of_its_own(tmp_path: Path, jwk: jwks.Jwk) -> None:
+    name = written(tmp_path / "a.json", {"keys": [jwk, good("ES384")]})
+    for command in ("inspect", "thumbprint", "convert"):
+        done = run(command, name)
+        assert not {"Nothing is wrong with it.", ""} & set(done.output.replace("\n\n", "\n").splitlines())
+        assert set(done.output).isdisjoint("\r\x1b\u202e\u2028")
+
+
+def test_no_certificate_and_no_token_adds_a_line_of_its_own(tmp_path: Path) -> None:
+    leaf = certificate(key("P-256"), name=FORGED, by=FORGED).public_bytes(s.Encoding.DER)
+    words = token(header={"alg": FORGED, "kid": FORGED, "typ": FORGED}, iss=FORGED, aud=[FORGED])
+    named = written(tmp_path / "a.json", {"keys": [good(kid=FORGED), good("ES384")]})
+    for done in (
+        run("inspect", written(tmp_path / "leaf.der", leaf)),
+        run("inspect", "-", stdin=words.encode()),
+        run("inspect", "-", "--jwks", named, stdin=token(header={"alg": "ES256"}).encode()),
+    ):
+        assert FORGED[0] in done.output
+        assert "Nothing is wrong with it." not in done.output.splitlines()[:-1]
+        assert set(done.output).isdisjoint("\r\x1b\u202e\u2028")
+
+
 def test_our_own_document_has_no_fault(tmp_path: Path) -> None:
     config = tmp_path / "rotator.toml"
     stores = "\n".join(f'{name} = "{(tmp_path / name).as_uri()}"' for name in ("keys", "ledger", "public"))
