@@ -246,6 +246,23 @@ FAULTS: dict[str, tuple[Callable[[], Any], str, Severity]] = {
     "key_ops of tomorrow": (lambda: without(good(key_ops=["dance"]), "use"), "key-ops", Severity.WARNING),
     "key_ops of a private key": (lambda: without(good(key_ops=["sign"]), "use"), "key-ops", Severity.WARNING),
     "key_ops of two uses": (lambda: without(good(key_ops=["verify", "encrypt"]), "use"), "key-ops", Severity.WARNING),
+    "key_ops against alg": (
+        lambda: without(good(key_ops=["verify", "encrypt"]), "use"),
+        "alg-against-key-ops",
+        Severity.ERROR,
+    ),
+    "use against the kind of key": (
+        lambda: ED25519 | {"crv": "X25519", "use": "sig", "kid": "a"},
+        "use-against-key",
+        Severity.ERROR,
+    ),
+    "key_ops against the kind of key": (
+        lambda: ED25519 | {"key_ops": ["deriveKey"], "kid": "a"},
+        "key-ops-against-key",
+        Severity.ERROR,
+    ),
+    "symmetric and nothing": (lambda: {"kty": "oct", "kid": "a"}, "missing-member", Severity.ERROR),
+    "symmetric and empty": (lambda: {"kty": "oct", "k": "", "kid": "a"}, "missing-member", Severity.ERROR),
     "no alg": (lambda: without(good(), "alg"), "no-alg", Severity.NOTE),
     "no use": (lambda: without(good(), "use"), "no-use", Severity.NOTE),
     "no kid": (lambda: without(good(), "kid"), "missing-kid", Severity.WARNING),
@@ -534,6 +551,63 @@ def test_points_of_the_edwards_curves() -> None:
         # y = 1 is the neutral point, whose x is 0 and has no sign (RFC 8032 section 5.1.3).
         assert weakness.is_on_edwards_curve(name, b"\x01" + bytes(size - 1))
         assert not weakness.is_on_edwards_curve(name, b"\x01" + bytes(size - 2) + b"\x80")
+
+
+def hexadecimal(text: str) -> bytes:
+    return bytes.fromhex(text)
+
+
+#: The blacklists of libsodium 1.0.20 (ed25519_ref10.c, x25519_ref10.c), without signs.
+EIGHTH = "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"
+OTHER_EIGHTH = "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"
+U_EIGHTH = "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"
+U_OTHER_EIGHTH = "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157"
+ORDER_FOUR, ORDER_TWO = bytes(32), b"\xec" + b"\xff" * 30 + b"\x7f"
+
+
+def negative(octets: bytes) -> bytes:
+    return octets[:-1] + bytes([octets[-1] | 0x80])
+
+
+SMALL = {
+    "Ed25519": [
+        b"\x01" + bytes(31),
+        ORDER_TWO,
+        ORDER_FOUR,
+        negative(ORDER_FOUR),
+        hexadecimal(EIGHTH),
+        negative(hexadecimal(EIGHTH)),
+        hexadecimal(OTHER_EIGHTH),
+        negative(hexadecimal(OTHER_EIGHTH)),
+    ],
+    "X25519": [
+        bytes(32),
+        b"\x01" + bytes(31),
+        hexadecimal(U_EIGHTH),
+        hexadecimal(U_OTHER_EIGHTH),
+        ORDER_TWO,
+        b"\xed" + ORDER_TWO[1:],
+        b"\xee" + ORDER_TWO[1:],
+        negative(bytes(32)),
+    ],
+    "Ed448": [
+        b"\x01" + bytes(56),
+        bytes(57),
+        bytes(56) + b"\x80",
+        b"\xfe" + b"\xff" * 27 + b"\xfe" + b"\xff" * 27 + b"\0",
+    ],
+    "X448": [bytes(56), b"\x01" + bytes(55), b"\xfe" + b"\xff" * 27 + b"\xfe" + b"\xff" * 27],
+}
+
+
+@pytest.mark.parametrize(("crv", "points"), SMALL.items(), ids=SMALL.keys())
+def test_points_of_small_order_are_found_and_no_others(crv: str, points: list[bytes]) -> None:
+    for octets in points:
+        found = {finding.code for finding in seen({"kty": "OKP", "crv": crv, "x": b64u(octets)}).everything()}
+        assert "small-order" in found, octets.hex()
+        assert "not-on-curve" not in found
+    assert not any(weakness.is_of_small_order(crv, random.Random(n).randbytes(len(points[0]))) for n in range(200))
+    assert "small-order" not in codes(seen(writing.public_half(writing.make(crv)) or {}))
 
 
 # -- certificates --------------------------------------------------------------------------------------------------

@@ -191,6 +191,8 @@ def test_symmetric_keys_are_proven_to_be_text_in_base64url() -> None:
     keys.prove({"kty": "oct", "k": "AAAA"})
     with pytest.raises(ConfigurationError, match="no symmetric key"):
         keys.prove({"kty": "oct", "k": "AA=="})
+    with pytest.raises(ConfigurationError, match="no symmetric key"):
+        keys.prove({"kty": "oct", "k": ""})
 
 
 @pytest.mark.parametrize(

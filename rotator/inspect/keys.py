@@ -196,6 +196,8 @@ def _spki(kind: Kind | None, public: Jwk, found: list[Finding]) -> bytes | None:
     elif kind.name in {"Ed25519", "Ed448"} and not weakness.is_on_edwards_curve(kind.name, unb64u(public["x"])):
         found.append(_off_curve(kind, "RFC 8032 section 5"))
         return None
+    elif kind.kty == "OKP" and weakness.is_of_small_order(kind.name, unb64u(public["x"])):
+        found.append(_small_order(kind))
     try:
         return keys.spki(keys.public_key(public))
     except ConfigurationError:
@@ -207,6 +209,14 @@ def _spki(kind: Kind | None, public: Jwk, found: list[Finding]) -> bytes | None:
 def _off_curve(kind: Kind, source: str) -> Finding:
     says = f"The point is not on the curve {kind.name}: this is no key, and verifying with it is unsafe. Replace it."
     return error("not-on-curve", says, source)
+
+
+def _small_order(kind: Kind) -> Finding:
+    if kind.name in {"Ed25519", "Ed448"}:
+        says = "The point is of small order: anyone can write a signature that it verifies. Replace the key."
+        return error("small-order", says, "RFC 8032 section 8.8")
+    says = "The point is of small order: what is agreed on with it everybody knows. Replace the key."
+    return error("small-order", says, "RFC 7748 section 7")
 
 
 def _bits(kind: Kind | None, public: Jwk, jwk: Mapping[str, Any]) -> int | None:
@@ -244,8 +254,10 @@ def _private(item: Item, kind: Kind | None, made: Jwk, *, public: bool) -> Itera
 
 def _of_private_members(jwk: Mapping[str, Any], kind: Kind, public: Jwk) -> Iterator[Finding]:
     members = Members(jwk)
-    for name in _secrets(jwk):
-        _secret(members, name, kind)
+    for name in dict.fromkeys((*_secrets(jwk), *(kind.private if kind.kty == "oct" else ()))):
+        octets = _secret(members, name, kind)
+        if name == "k" and octets == b"":
+            yield error("missing-member", "'k' is empty: there is no key without it.", kind.source)
     yield from members.findings
     if members.findings or not public or not set(kind.private) <= jwk.keys():
         return
@@ -304,6 +316,7 @@ def _of_labels(
             _USE,
         )
     if operations is None:
+        yield from _of_purpose(use, [], alg, kind)
         return
     unknown = [each[:40] for each in operations if each not in KEY_OPS]
     if unknown:
@@ -319,10 +332,33 @@ def _of_labels(
     if len(uses) > 1:
         says = "'key_ops' mixes signing and encryption: one key for both lets one be turned against the other."
         yield warning("key-ops", says, _OPS)
+    yield from _of_purpose(use, known, alg, kind)
     secret = [each for each in known if KEY_OPS[each][1] and each not in {"deriveKey", "deriveBits"}]
     if secret and not private:
         says = f"'key_ops' says {', '.join(secret)}, which takes a private key, and this is a public one. Say 'verify'."
         yield warning("key-ops", says, _OPS)
+
+
+def _of_purpose(use: str | None, operations: list[str], alg: str | None, kind: Kind | None) -> Iterator[Finding]:
+    """What ``use`` and ``key_ops`` ask that neither ``alg`` nor any other for such a key does."""
+    purpose = ALGS.get(alg or "")
+    fitting = {each.use for each in ALGS.values() if kind is not None and kind.name in each.kinds}
+    (only,) = fitting if len(fitting) == 1 else (None,)
+    if purpose is not None:
+        against = [each for each in operations if KEY_OPS[each][0] != purpose.use]
+        if against:
+            says = (
+                f"'key_ops' says {', '.join(against)}, but {alg} is for {purpose.use!r}: verifiers pass over the key."
+            )
+            yield error("alg-against-key-ops", says, _OPS)
+    elif kind is not None and only is not None:
+        if use in {"sig", "enc"} and use != only:
+            says = f"'use' is {use}, but a key of kind {kind.name} is for {only!r} alone: verifiers pass over the key."
+            yield error("use-against-key", says, _USE)
+        against = [each for each in operations if KEY_OPS[each][0] != only]
+        if against:
+            says = f"'key_ops' says {', '.join(against)}, but a key of kind {kind.name} is for {only!r} alone."
+            yield error("key-ops-against-key", says, _OPS)
 
 
 def _of_alg(alg: str, kind: Kind, use: str | None, bits: int | None) -> Iterator[Finding]:

@@ -129,7 +129,8 @@ def prove(jwk: Mapping[str, Any]) -> None:
     """
     if jwk.get("kty") == "oct":
         with _telling("symmetric"):
-            unb64u(jwk["k"])
+            if not unb64u(jwk["k"]):
+                raise ValueError("no bytes")
     elif jwks.is_private(jwk):
         private_key(jwk)
     else:
