@@ -339,6 +339,7 @@ ENCRYPTED: dict[str, Callable[[], bytes]] = {
     "PKCS#8": lambda: private_pem("P-256", secret=SECRET),
     "PKCS#1": lambda: private_pem("RSA", s.PrivateFormat.TraditionalOpenSSL, SECRET),
     "SEC1": lambda: private_pem("P-256", s.PrivateFormat.TraditionalOpenSSL, SECRET),
+    "OpenSSH": lambda: private_pem("Ed25519", s.PrivateFormat.OpenSSH, SECRET),
     "DER": lambda: key("P-256").private_bytes(s.Encoding.DER, s.PrivateFormat.PKCS8, s.BestAvailableEncryption(SECRET)),
 }
 
