@@ -454,6 +454,7 @@ def test_one_kid_twice_and_one_key_twice() -> None:
         (b"a.b.c.d.e", "encrypted"),
         (b"[" * 200_000, "wrong-content"),
         (b'{"keys": [' + b"9" * 6000 + b"]}", "wrong-content"),
+        (b'{"keys": [{"kty": "EC", "a": -1e999}]}', "wrong-content"),
         (b"x" * (reading.MAX_BYTES + 1), "too-large"),
         (b"-----BEGIN PUBLIC KEY-----\nAAAA", "unreadable"),
         (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "unreadable"),
@@ -854,6 +855,18 @@ def test_what_is_wrong_with_a_token(make: Callable[[], str], code: str, severity
     found = {finding.code: finding for finding in verified(make(), good(), good("ES384")).everything()}
     assert found[code].severity is severity, found
     assert found[code].source
+
+
+@pytest.mark.parametrize(("part", "source"), [(0, "RFC 7515 section 4"), (1, "RFC 7519 section 4")])
+def test_a_name_that_stands_twice_in_a_token_is_told(part: int, source: str) -> None:
+    parts = token().split(".")
+    parts[part] = b64u(b'{"kid": "a", "exp": 1, ' + unb64u(parts[part])[1:])
+    found = [finding for finding in seen(".".join(parts).encode()).everything() if finding.code == "duplicate-name"]
+    assert [finding.source for finding in found] == [source]
+
+
+def test_a_time_that_is_wrong_is_not_called_missing() -> None:
+    assert "token-no-exp" not in codes(seen(token(exp="tomorrow").encode()))
 
 
 def test_a_kid_that_the_set_lacks_is_told_with_those_it_has() -> None:

@@ -290,6 +290,7 @@ def test_bad_input_ends_with_a_sentence(
         (("inspect", "oct.json", "--jwks", "oct.json"), "--jwks is for a token, and oct.json is none"),
         (("inspect", "token", "--jwks", "nothing.json"), "nothing.json is no key set to verify with"),
         (("inspect", "-", "--jwks", "-"), "Only one of"),
+        (("inspect", "token", "--for", "alb"), "--for is for a key set, and token is a token"),
         (("convert", "token"), "is a token, and holds no key"),
         (("convert", "oct.json"), "no key with a public half"),
         (("convert", "oct.json", "--private", "--to", "pem"), "has no PEM"),
@@ -690,6 +691,7 @@ def test_certificates_are_put_right_and_those_of_another_key_are_refused(tmp_pat
     ("document", "words"),
     [
         (b'{"kty": "EC", ' + json.dumps(good()).encode()[1:], "'kty' stands more than once"),
+        (json.dumps(good()).encode()[:-1] + b', "a": 1e999}', "a number in it is too large"),
         (good(alg="ES384"), "'alg' is ES384, which needs a key of kind P-384"),
         (good(key_ops="verify"), "'key_ops' must be an array"),
         (good(x5c=["AAAA"]), "'x5c' cannot be read"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -222,15 +223,6 @@ def _base64_of_der(text: str, body: bytes, passphrase: Passphrase) -> Contents |
 
 
 def _parsed(text: str) -> Any:
-    def objects(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) == len(pairs):
-            return made
-        doubled = Doubled(made)
-        counts = Counter(name for name, _ in pairs)
-        doubled.names = tuple(name for name, count in counts.items() if count > 1)
-        return doubled
-
     def constant(name: str) -> Any:
         raise ValueError(f"{name} is no JSON")
 
@@ -239,7 +231,26 @@ def _parsed(text: str) -> Any:
             raise ValueError("a number in it is too long")
         return int(digits)
 
-    return json.loads(text, object_pairs_hook=objects, parse_constant=constant, parse_int=integer)
+    def fraction(digits: str) -> float:
+        value = float(digits)
+        if math.isinf(value):
+            raise ValueError("a number in it is too large")
+        return value
+
+    return json.loads(
+        text, object_pairs_hook=object_of, parse_constant=constant, parse_int=integer, parse_float=fraction
+    )
+
+
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of its names and values, as ``json`` gives them; one that is :class:`Doubled` says so."""
+    made = dict(pairs)
+    if len(made) == len(pairs):
+        return made
+    doubled = Doubled(made)
+    counts = Counter(name for name, _ in pairs)
+    doubled.names = tuple(name for name, count in counts.items() if count > 1)
+    return doubled
 
 
 def _of_json(document: Any, body: bytes, findings: list[Finding]) -> Contents:
@@ -300,8 +311,8 @@ def _instead(document: Mapping[str, Any]) -> str:
     return "This is a JSON object, but it has neither 'keys' (a set) nor 'kty' (a JWK)."
 
 
-def doubled(document: Doubled) -> Finding:
+def doubled(document: Doubled, source: str = "RFC 7517 section 4") -> Finding:
     """What is said of names that stand twice in an object."""
     names = ", ".join(repr(name[:40]) for name in document.names[:5])
     says = f"The name {names} stands more than once in one object: parsers differ in which one counts. Keep one."
-    return error("duplicate-name", says, "RFC 7517 section 4")
+    return error("duplicate-name", says, source)
