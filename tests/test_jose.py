@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 import operator
@@ -21,12 +22,13 @@ from cryptography.hazmat.primitives.serialization import pkcs7, pkcs12
 from joserfc import jwk as joserfc_jwk
 
 from rotator.errors import ConfigurationError
+from rotator.inspect import inspect
 from rotator.jose import keys, pem, reading, writing
 from rotator.jose.registry import ALGS, KINDS, TOLD_BY, kind_of
 from rotator.keys import jwks
 from rotator.keys.algorithms import ALGORITHMS, PRIVATE_MEMBERS
 from rotator.keys.material import b64u, b64u_int, unb64u
-from tests.test_inspect import certificate
+from tests.test_inspect import NOW, certificate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -362,6 +364,65 @@ def test_an_encrypted_key_needs_its_passphrase_and_is_asked_for_it(body: Callabl
     assert "passphrase is wrong" in told(reading.read(encrypted, lambda _: b"guess"))
     ask("")
     assert "is encrypted" not in str(reading.read(private_pem("P-256"), lambda _: pytest.fail("asked for nothing")))
+
+
+SHA384 = "300d06096086480165030402020500"
+PSS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "any": ("300b06092a864886f70d01010a", ("PS256", "PS384", "PS512")),
+    "SHA-384": (
+        f"304106092a864886f70d01010a3034a00f{SHA384}a11c301a06092a864886f70d010108{SHA384}a203020130",
+        ("PS384",),
+    ),
+    "SHA-1": ("300d06092a864886f70d01010a3000", ()),
+}
+
+
+@pytest.mark.parametrize(("identifier", "algs"), PSS.values(), ids=PSS.keys())
+def test_an_rsa_key_for_pss_alone_stays_one(identifier: str, algs: tuple[str, ...]) -> None:
+    whole = key("RSA").private_bytes(s.Encoding.DER, s.PrivateFormat.PKCS8, s.NoEncryption())
+    plain, restricted = bytes.fromhex("300d06092a864886f70d0101010500"), bytes.fromhex(identifier)
+    public = keys.spki(key("RSA").public_key())
+    request = x509.CertificateSigningRequestBuilder(x509.Name([])).sign(key("RSA"), hashes.SHA256())
+    leaf = certificate(key("RSA"))
+    wanted = lengthened(public.replace(plain, restricted))
+    forms = {
+        "private": (whole, 1),
+        "public": (public, 1),
+        "certificate": (leaf.public_bytes(s.Encoding.DER), 3),
+        "request": (request.public_bytes(s.Encoding.DER), 3),
+    }
+    for form, (der, depth) in forms.items():
+        assert only(reading.read(der)).spki is None
+        other = nested(der, plain, restricted, depth)
+        item = only(reading.read(other))
+        assert item.spki == wanted, form
+        assert pem.pss_algs(wanted) == algs
+        label = {"private": b"PRIVATE KEY", "public": b"PUBLIC KEY", "request": b"CERTIFICATE REQUEST"}.get(
+            form, b"CERTIFICATE"
+        )
+        text = b"-----BEGIN %b-----\n%b-----END %b-----\n" % (label, base64.encodebytes(other), label)
+        assert only(reading.read(text)).spki == wanted
+        (report,) = inspect(reading.read(text), NOW).keys
+        assert report.spki_sha256 == b64u(hashlib.sha256(wanted).digest())
+        assert "rsa-pss" in {finding.code for finding in report.findings}
+
+
+def lengthened(der: bytes) -> bytes:
+    """The DER sequence ``der``, whose content changed, with the length that it now has."""
+    assert der[1] == 0x82
+    return der[:2] + (len(der) - 4).to_bytes(2, "big") + der[4:]
+
+
+def nested(der: bytes, plain: bytes, other: bytes, depth: int) -> bytes:
+    """``der`` with ``other`` for the first ``plain`` that begins a sequence ``depth`` levels deep."""
+    at, starts = der.index(plain), [0]
+    if depth > 1:
+        starts = [0, 4, at - 4]
+    changed = der.replace(plain, other, 1)
+    for start in reversed(starts):
+        size = int.from_bytes(der[start + 2 : start + 4], "big") + len(other) - len(plain)
+        changed = changed[: start + 2] + size.to_bytes(2, "big") + changed[start + 4 :]
+    return changed
 
 
 def test_a_curve_that_nobody_knows_is_refused_in_words() -> None:

@@ -714,6 +714,21 @@ def test_a_private_key_in_pem_that_does_not_belong_together_is_refused_as_what_i
     assert "private half does not belong" in run("inspect", "a.pem").output
 
 
+def test_a_key_for_pss_alone_takes_no_other_algorithm(tmp_path: Path) -> None:
+    plain, restricted = bytes.fromhex("300d06092a864886f70d0101010500"), bytes.fromhex("300b06092a864886f70d01010a")
+    public = keys.spki(key("RSA").public_key()).replace(plain, restricted)
+    name = written(tmp_path / "a.der", public[:2] + (len(public) - 4).to_bytes(2, "big") + public[4:])
+    done = run("convert", name, "--alg", "RS256")
+    assert done.exit_code == USAGE
+    assert (
+        "a.der: the key is for RSASSA-PSS alone (RFC 4055 section 1.2): choose from PS256, PS384, PS512" in done.output
+    )
+    assert json.loads(run("convert", name, "--alg", "PS384").stdout)["alg"] == "PS384"
+    silent = run("convert", name)
+    assert silent.exit_code == FINE
+    assert "does not say so: name one of PS256, PS384, PS512 as --alg" in silent.stderr
+
+
 def test_an_algorithm_that_is_named_settles_the_use(tmp_path: Path) -> None:
     name = written(tmp_path / "a.json", keys.public_members(key("RSA").public_key()) | {"use": "enc", "alg": "RSA1_5"})
     found = json.loads(run("convert", name, "--alg", "PS256").stdout)

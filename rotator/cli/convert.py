@@ -61,6 +61,8 @@ def convert(
     found = _joined([item for source, each in read.items() for item in _items(source, each, private=private)])
     if kid is not None and len(found) > 1:
         raise ConfigurationError(f"--kid is for one key, and there are {len(found)}.")
+    for item in found:
+        _mind_restriction(item, alg)
     labelled = [(item, _labelled(jwk, kid, alg)) for item, jwk in _chosen(found, private=private)]
     made = [jwk for _, jwk in labelled]
     if form in {None, "jwk", "jwks"}:
@@ -114,6 +116,20 @@ def _items(source: str, contents: Contents, *, private: bool) -> Iterator[Item]:
         yield replace(item, where=where, jwk=whole)
 
 
+def _mind_restriction(item: Item, alg: str | None) -> None:
+    """Hold ``alg`` against a key that is for RSASSA-PSS alone, and tell where nothing says so any more."""
+    from rotator.jose import pem
+
+    if item.spki is None:
+        return
+    fitting = pem.pss_algs(item.spki)
+    only = f"{item.where}: the key is for RSASSA-PSS alone (RFC 4055 section 1.2)"
+    if alg is None:
+        output.say(f"{only}, and what is written does not say so: name one of {', '.join(fitting)} as --alg.", err=True)
+    elif alg not in fitting:
+        raise ConfigurationError(f"{only}: choose from {', '.join(fitting) or 'no algorithm of JOSE'}.")
+
+
 def _place(source: str, where: str) -> str:
     return f"{sources.shown(source)}{f', {where}' if where else ''}"
 
@@ -133,7 +149,8 @@ def _require_faultless(item: Item, jwk: Jwk) -> None:
 
 def _joined(items: Sequence[Item]) -> list[Item]:
     """The items, with each certificate joined to the private key that it is for."""
-    from rotator.jose.reading import Item
+    from dataclasses import replace
+
     from rotator.jose.registry import kind_of
 
     def material(item: Item) -> tuple[Any, ...]:
@@ -143,7 +160,7 @@ def _joined(items: Sequence[Item]) -> list[Item]:
     chains = {material(item): item.chain for item in items if item.chain}
     keys = {material(item) for item in items if not item.chain}
     return [
-        Item(item.where, item.form, item.jwk, item.chain or chains.get(material(item), ()))
+        replace(item, chain=item.chain or chains.get(material(item), ()))
         for item in items
         if not item.chain or material(item) not in keys
     ]

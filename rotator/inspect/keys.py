@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rotator.errors import ConfigurationError
 from rotator.inspect import certificates, weakness
 from rotator.inspect.members import Members
-from rotator.jose import keys
+from rotator.jose import keys, pem
 from rotator.jose.findings import Finding, error, note, warning
 from rotator.jose.reading import Doubled, Item, doubled
 from rotator.jose.registry import ALGS, KEY_OPS, KINDS, MISNAMED, TOLD_BY, Kind, kind_of
@@ -81,7 +81,9 @@ def check(item: Item, now: datetime, *, public: bool) -> KeyReport:
     bits = _bits(kind, made, jwk)
     spki = _spki(kind, made, found)
     thumbprint = jwks.thumbprint(made) if spki is not None else None
-    fingerprint = b64u(hashlib.sha256(spki).digest()) if spki is not None else None
+    fingerprint = b64u(hashlib.sha256(item.spki or spki).digest()) if spki is not None else None
+    if item.spki is not None:
+        found.append(_restricted(item.spki))
     labels = {name: members.text(name, source) for name, source in (("kid", _KID), ("use", _USE), ("alg", _ALG))}
     operations = _operations(jwk, found)
     if item.written:
@@ -209,6 +211,12 @@ def _spki(kind: Kind | None, public: Jwk, found: list[Finding]) -> bytes | None:
 def _off_curve(kind: Kind, source: str) -> Finding:
     says = f"The point is not on the curve {kind.name}: this is no key, and verifying with it is unsafe. Replace it."
     return error("not-on-curve", says, source)
+
+
+def _restricted(spki: bytes) -> Finding:
+    algs = ", ".join(pem.pss_algs(spki)) or "none that JOSE knows"
+    says = f"The key is for RSASSA-PSS alone ({algs}): a JWK of it must say so with its 'alg'."
+    return note("rsa-pss", says, "RFC 4055 section 1.2")
 
 
 def _small_order(kind: Kind) -> Finding:

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +58,8 @@ class Item:
     """As it stood there, where it stood as a JWK; else made of what stood there. May hold a private half."""
     chain: tuple[Certificate, ...] = ()
     """The certificate that the key comes from, and those above it."""
+    spki: bytes | None = None
+    """Its SubjectPublicKeyInfo as it stood there, where that allows RSASSA-PSS alone (RFC 4055 section 1.2)."""
 
     @property
     def written(self) -> bool:
@@ -143,7 +145,7 @@ def _of_parts(form: str, body: bytes, found: Sequence[tuple[str, Part | Configur
 def _item(part: Part, where: str) -> Item:
     private: Any = part.key
     jwk = keys.private_members(private) if part.private else keys.public_members(private)
-    return Item(where, part.form, jwk, (part.certificate,) if part.certificate else ())
+    return Item(where, part.form, jwk, (part.certificate,) if part.certificate else (), part.spki)
 
 
 def _above(part: Part, items: list[Item]) -> bool:
@@ -153,7 +155,7 @@ def _above(part: Part, items: list[Item]) -> bool:
     last = items[-1]
     if last.chain[-1].issuer != part.certificate.subject or last.chain[-1].issuer == last.chain[-1].subject:
         return False
-    items[-1] = Item(last.where, last.form, last.jwk, (*last.chain, part.certificate))
+    items[-1] = replace(last, chain=(*last.chain, part.certificate))
     return True
 
 
