@@ -472,6 +472,15 @@ def test_what_is_printed_can_be_copied(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("kid", ["", " ", "a\n", "\x1b[2J", "\udcff", "\u202e"])
+def test_a_kid_that_inspect_would_call_wrong_is_refused(tmp_path: Path, kid: str) -> None:
+    name = written(tmp_path / "a.json", good())
+    for command in (("generate", "--alg", "ES256"), ("convert", name)):
+        done = run(*command, "--kid", kid)
+        assert done.exit_code == USAGE
+        assert "--kid: a name that is blank, or has signs in it" in done.output
+
+
 def test_several_keys_become_one_set_and_public_means_public() -> None:
     done = run(
         "generate",

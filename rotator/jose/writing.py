@@ -31,6 +31,9 @@ _UNSIGNED = ("X25519", "X448", "oct")
 _RANDOM_KID = 16
 _OCT_BITS = 256
 
+#: HMAC hashes a key longer than a block, 1,024 bits at most; nothing gains by more.
+_MOST_OCT_BITS = 16_384
+
 
 # -- made -------------------------------------------------------------------------------------------------------------
 
@@ -86,7 +89,7 @@ def _kind(name: str, alg: str | None, crv: str | None) -> Kind:
 def _private(kind: Kind, bits: int | None) -> PrivateKeyTypes:
     from cryptography.hazmat.primitives.asymmetric import ec, x448, x25519
 
-    if kind.kty == "RSA" and (bits or RSA_BITS[0]) not in RSA_BITS:
+    if kind.kty == "RSA" and bits is not None and bits not in RSA_BITS:
         raise ConfigurationError(f"An RSA key of {bits} bits: choose from {', '.join(map(str, RSA_BITS))}.")
     if kind.name == "X25519":
         return x25519.X25519PrivateKey.generate()
@@ -100,10 +103,10 @@ def _private(kind: Kind, bits: int | None) -> PrivateKeyTypes:
 
 def _oct(alg: str | None, bits: int | None) -> Jwk:
     least = 8 * ALGS[alg].least if alg else 8
-    size = bits or (least if alg else _OCT_BITS)
+    size = (least if alg else _OCT_BITS) if bits is None else bits
     fixed = alg is not None and ALGS[alg].use == "enc"
-    if size % 8 or size < least or (fixed and size != least):
-        wanted = f"of {least} bits" if fixed else f"of {least} bits or more, in whole bytes"
+    if size % 8 or not least <= size <= _MOST_OCT_BITS or (fixed and size != least):
+        wanted = f"of {least} bits" if fixed else f"of {least} bits or more (to {_MOST_OCT_BITS}), in whole bytes"
         raise ConfigurationError(f"A symmetric key of {size} bits: {alg or 'oct'} needs one {wanted}.")
     return {"kty": "oct", "k": b64u(secrets.token_bytes(size // 8))}
 
@@ -112,7 +115,16 @@ def _oct(alg: str | None, bits: int | None) -> Jwk:
 
 
 def named(jwk: Mapping[str, Any], kid: str | None = None) -> Jwk:
-    """``jwk`` under ``kid``; without one, under its own, or else its thumbprint (RFC 7638)."""
+    """``jwk`` under ``kid``; without one, under its own, or else its thumbprint (RFC 7638).
+
+    Raises:
+        ConfigurationError: ``kid`` is one that verifiers and people could not tell.
+    """
+    if kid is not None and not (kid.strip() and kid.isprintable()):
+        raise ConfigurationError(
+            "--kid: a name that is blank, or has signs in it that cannot be shown, finds no key. Leave it out for the"
+            " thumbprint."
+        )
     if kid is None and isinstance(jwk.get("kid"), str) and jwk["kid"].strip():
         return dict(jwk)
     # The thumbprint of a symmetric key would tell something of it (RFC 7638 section 7).
