@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import random
+import time
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -245,6 +246,23 @@ FAULTS: dict[str, tuple[Callable[[], Any], str, Severity]] = {
     "key_ops of tomorrow": (lambda: without(good(key_ops=["dance"]), "use"), "key-ops", Severity.WARNING),
     "key_ops of a private key": (lambda: without(good(key_ops=["sign"]), "use"), "key-ops", Severity.WARNING),
     "key_ops of two uses": (lambda: without(good(key_ops=["verify", "encrypt"]), "use"), "key-ops", Severity.WARNING),
+    "key_ops against alg": (
+        lambda: without(good(key_ops=["verify", "encrypt"]), "use"),
+        "alg-against-key-ops",
+        Severity.ERROR,
+    ),
+    "use against the kind of key": (
+        lambda: ED25519 | {"crv": "X25519", "use": "sig", "kid": "a"},
+        "use-against-key",
+        Severity.ERROR,
+    ),
+    "key_ops against the kind of key": (
+        lambda: ED25519 | {"key_ops": ["deriveKey"], "kid": "a"},
+        "key-ops-against-key",
+        Severity.ERROR,
+    ),
+    "symmetric and nothing": (lambda: {"kty": "oct", "kid": "a"}, "missing-member", Severity.ERROR),
+    "symmetric and empty": (lambda: {"kty": "oct", "k": "", "kid": "a"}, "missing-member", Severity.ERROR),
     "no alg": (lambda: without(good(), "alg"), "no-alg", Severity.NOTE),
     "no use": (lambda: without(good(), "use"), "no-use", Severity.NOTE),
     "no kid": (lambda: without(good(), "kid"), "missing-kid", Severity.WARNING),
@@ -339,6 +357,54 @@ def test_an_rsa_private_key_without_its_factors_is_checked_too() -> None:
     assert "private-mismatch" in codes(seen(whole | {"d": b64u_int(2**2000 + 1)}))
 
 
+def test_many_rsa_keys_that_are_none_are_named_in_no_time() -> None:
+    prime = 2**4423 - 1
+    bare = without(rsa_jwk(n=prime) | {"d": b64u_int(pow(65537, -1, prime - 1))}, "kid")
+    begun = time.process_time()
+    report = seen({"keys": [bare] * 100})
+    assert time.process_time() - begun < 3
+    assert {"private-mismatch"} <= {finding.code for finding in report.keys[-1].findings}
+
+
+@pytest.mark.parametrize("changed", ["d", "p", "dp", "qi"])
+@pytest.mark.parametrize("form", ["TraditionalOpenSSL", "PKCS8"])
+def test_a_private_half_in_pem_must_belong_to_the_public_one(changed: str, form: str) -> None:
+    numbers = {name: int.from_bytes(unb64u(value), "big") for name, value in pair().items() if len(value) > 3}
+    numbers[changed] ^= 4
+    order = [0, *(numbers.get(name, 65537) for name in ("n", "e", "d", "p", "q", "dp", "dq", "qi"))]
+    body = b"".join(_der(2, value.to_bytes(value.bit_length() // 8 + 1, "big")) for value in order)
+    written = _der(0x30, body)
+    if form == "PKCS8":
+        algorithm_of = bytes.fromhex("300d06092a864886f70d0101010500")
+        written = _der(0x30, b"\x02\x01\x00" + algorithm_of + _der(4, written))
+    assert codes(seen(written)) == {"private-key", "private-mismatch"}
+
+
+def pair() -> Jwk:
+    return material.private_jwk(private("RS256"), without(good("RS256"), "kid", "alg", "use", "kty"))
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    length = bytes([size]) if size < 0x80 else size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes([tag, *([0x80 | len(length)] if size >= 0x80 else []), *length]) + content
+
+
+@pytest.mark.parametrize("cut", [lambda raw: raw[1:], lambda raw: raw[:-1], lambda raw: b"\0" + raw])
+@pytest.mark.parametrize(
+    ("jwk", "member"),
+    [(ED25519, "x"), (ED25519 | {"crv": "X25519"}, "x"), (ED25519 | {"d": ED25519_D}, "d"), (good("ML-DSA-44"), "pub")],
+)
+def test_bytes_that_are_no_number_are_not_filled_up_to_a_key_that_nobody_has(
+    jwk: Jwk, member: str, cut: Callable[[bytes], bytes]
+) -> None:
+    (key,) = seen(jwk | {member: b64u(cut(unb64u(jwk[member])))}).keys
+    assert (key.thumbprint, key.spki_sha256) == (None, None) or member == "d"
+    (says,) = (finding.says for finding in key.findings if finding.code in {"too-short", "too-long"})
+    assert "zero" not in says
+    assert "private-mismatch" not in {finding.code for finding in key.findings}
+
+
 def test_a_key_written_badly_has_the_thumbprint_it_should_have() -> None:
     right = rsa_jwk()
     (wrong,) = seen({"keys": [right | {"n": longer(right["n"]) + "="}]}).keys
@@ -388,6 +454,7 @@ def test_one_kid_twice_and_one_key_twice() -> None:
         (b"a.b.c.d.e", "encrypted"),
         (b"[" * 200_000, "wrong-content"),
         (b'{"keys": [' + b"9" * 6000 + b"]}", "wrong-content"),
+        (b'{"keys": [{"kty": "EC", "a": -1e999}]}', "wrong-content"),
         (b"x" * (reading.MAX_BYTES + 1), "too-large"),
         (b"-----BEGIN PUBLIC KEY-----\nAAAA", "unreadable"),
         (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", "unreadable"),
@@ -487,6 +554,63 @@ def test_points_of_the_edwards_curves() -> None:
         assert not weakness.is_on_edwards_curve(name, b"\x01" + bytes(size - 2) + b"\x80")
 
 
+def hexadecimal(text: str) -> bytes:
+    return bytes.fromhex(text)
+
+
+#: The blacklists of libsodium 1.0.20 (ed25519_ref10.c, x25519_ref10.c), without signs.
+EIGHTH = "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"
+OTHER_EIGHTH = "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"
+U_EIGHTH = "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"
+U_OTHER_EIGHTH = "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157"
+ORDER_FOUR, ORDER_TWO = bytes(32), b"\xec" + b"\xff" * 30 + b"\x7f"
+
+
+def negative(octets: bytes) -> bytes:
+    return octets[:-1] + bytes([octets[-1] | 0x80])
+
+
+SMALL = {
+    "Ed25519": [
+        b"\x01" + bytes(31),
+        ORDER_TWO,
+        ORDER_FOUR,
+        negative(ORDER_FOUR),
+        hexadecimal(EIGHTH),
+        negative(hexadecimal(EIGHTH)),
+        hexadecimal(OTHER_EIGHTH),
+        negative(hexadecimal(OTHER_EIGHTH)),
+    ],
+    "X25519": [
+        bytes(32),
+        b"\x01" + bytes(31),
+        hexadecimal(U_EIGHTH),
+        hexadecimal(U_OTHER_EIGHTH),
+        ORDER_TWO,
+        b"\xed" + ORDER_TWO[1:],
+        b"\xee" + ORDER_TWO[1:],
+        negative(bytes(32)),
+    ],
+    "Ed448": [
+        b"\x01" + bytes(56),
+        bytes(57),
+        bytes(56) + b"\x80",
+        b"\xfe" + b"\xff" * 27 + b"\xfe" + b"\xff" * 27 + b"\0",
+    ],
+    "X448": [bytes(56), b"\x01" + bytes(55), b"\xfe" + b"\xff" * 27 + b"\xfe" + b"\xff" * 27],
+}
+
+
+@pytest.mark.parametrize(("crv", "points"), SMALL.items(), ids=SMALL.keys())
+def test_points_of_small_order_are_found_and_no_others(crv: str, points: list[bytes]) -> None:
+    for octets in points:
+        found = {finding.code for finding in seen({"kty": "OKP", "crv": crv, "x": b64u(octets)}).everything()}
+        assert "small-order" in found, octets.hex()
+        assert "not-on-curve" not in found
+    assert not any(weakness.is_of_small_order(crv, random.Random(n).randbytes(len(points[0]))) for n in range(200))
+    assert "small-order" not in codes(seen(writing.public_half(writing.make(crv)) or {}))
+
+
 # -- certificates --------------------------------------------------------------------------------------------------
 
 
@@ -559,6 +683,17 @@ def test_a_certificate_whose_name_cannot_be_read_is_named_before_anything_is_sho
     der = CERTIFICATE.public_bytes(Encoding.DER).replace(b"leaf", b"\xffeaf")
     assert codes(seen(der)) == {"unreadable"}
     assert codes(seen({"keys": [good(x5c=[base64.b64encode(der).decode()])]})) == {"x5c"}
+
+
+def test_a_certificate_of_a_year_that_is_none_hides_no_other_key() -> None:
+    leaf = certificate(private("ES256"), days=365 * 30).public_bytes(Encoding.DER)
+    for year in (b"0000", b"2o56"):
+        der = leaf.replace(b"20560423", year + b"0423")
+        assert der != leaf
+        assert codes(seen(der)) == {"unreadable"}
+        report = seen({"keys": [good(x5c=[base64.b64encode(der).decode()]), good("ES384")]})
+        assert by_code(report) == {"x5c": "1"}
+        assert [key.thumbprint for key in report.keys] == [good()["kid"], good("ES384")["kid"]]
 
 
 def test_a_chain_as_pem_is_one_key() -> None:
@@ -720,6 +855,18 @@ def test_what_is_wrong_with_a_token(make: Callable[[], str], code: str, severity
     found = {finding.code: finding for finding in verified(make(), good(), good("ES384")).everything()}
     assert found[code].severity is severity, found
     assert found[code].source
+
+
+@pytest.mark.parametrize(("part", "source"), [(0, "RFC 7515 section 4"), (1, "RFC 7519 section 4")])
+def test_a_name_that_stands_twice_in_a_token_is_told(part: int, source: str) -> None:
+    parts = token().split(".")
+    parts[part] = b64u(b'{"kid": "a", "exp": 1, ' + unb64u(parts[part])[1:])
+    found = [finding for finding in seen(".".join(parts).encode()).everything() if finding.code == "duplicate-name"]
+    assert [finding.source for finding in found] == [source]
+
+
+def test_a_time_that_is_wrong_is_not_called_missing() -> None:
+    assert "token-no-exp" not in codes(seen(token(exp="tomorrow").encode()))
 
 
 def test_a_kid_that_the_set_lacks_is_told_with_those_it_has() -> None:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import math
+import operator
+import time
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +22,13 @@ from cryptography.hazmat.primitives.serialization import pkcs7, pkcs12
 from joserfc import jwk as joserfc_jwk
 
 from rotator.errors import ConfigurationError
+from rotator.inspect import inspect
 from rotator.jose import keys, pem, reading, writing
 from rotator.jose.registry import ALGS, KINDS, TOLD_BY, kind_of
 from rotator.keys import jwks
 from rotator.keys.algorithms import ALGORITHMS, PRIVATE_MEMBERS
 from rotator.keys.material import b64u, b64u_int, unb64u
-from tests.test_inspect import certificate
+from tests.test_inspect import NOW, certificate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,6 +139,33 @@ def test_an_rsa_key_needs_no_more_than_its_exponent() -> None:
     assert keys.private_key(bare).public_key() == key("RSA").public_key()
 
 
+@pytest.mark.parametrize("together", [math.lcm, operator.mul])
+@pytest.mark.parametrize("e", [3, 65537, 2**200 + 235])
+def test_the_primes_are_found_whatever_the_exponents_are(e: int, together: Callable[[int, int], int]) -> None:
+    made = rsa.generate_private_key(65537, 1024).private_numbers()
+    while True:
+        with suppress(ValueError):
+            d = pow(e, -1, together(made.p - 1, made.q - 1))
+            break
+        made = rsa.generate_private_key(65537, 1024).private_numbers()
+    numbers = {"n": made.public_numbers.n, "e": e, "d": d}
+    jwk = {"kty": "RSA"} | {name: b64u_int(value) for name, value in numbers.items()}
+    assert keys.private_members(keys.private_key(jwk))["p"] in {b64u_int(made.p), b64u_int(made.q)}
+
+
+@pytest.mark.parametrize("n", [2**4423 - 1, (2**1279 - 1) ** 2, (2**127 - 1) ** 16, 2**11213 - 1])
+def test_a_modulus_without_two_primes_is_refused_at_once(n: int) -> None:
+    numbers = {"n": n, "e": 65537, "d": pow(65537, -1, n - 1) if n % 65537 else 3}
+    begun = time.process_time()
+    with pytest.raises(ConfigurationError, match="no private key"):
+        keys.private_key({"kty": "RSA"} | {name: b64u_int(value) for name, value in numbers.items()})
+    with pytest.raises(ConfigurationError, match="no private key"):
+        keys.private_key(
+            {"kty": "RSA"} | {name: b64u_int(value) for name, value in (numbers | {"e": 2**300 + 1}).items()}
+        )
+    assert time.process_time() - begun < 1
+
+
 @pytest.mark.parametrize("member", ["d", "p", "q", "dp", "dq", "qi", "e", "n"])
 def test_a_private_half_of_rsa_is_proven(member: str) -> None:
     whole = keys.private_members(key("RSA"))
@@ -160,6 +193,8 @@ def test_symmetric_keys_are_proven_to_be_text_in_base64url() -> None:
     keys.prove({"kty": "oct", "k": "AAAA"})
     with pytest.raises(ConfigurationError, match="no symmetric key"):
         keys.prove({"kty": "oct", "k": "AA=="})
+    with pytest.raises(ConfigurationError, match="no symmetric key"):
+        keys.prove({"kty": "oct", "k": ""})
 
 
 @pytest.mark.parametrize(
@@ -253,6 +288,46 @@ def test_several_blocks_are_several_keys_and_a_broken_one_does_not_hide_the_rest
     ]
 
 
+def ssh(name: str) -> bytes:
+    line: bytes = key(name).public_key().public_bytes(s.Encoding.OpenSSH, s.PublicFormat.OpenSSH)
+    return line
+
+
+def test_every_line_of_openssh_public_keys_is_read() -> None:
+    lines = [
+        b"# of all of us",
+        ssh("RSA") + b" a@example.com",
+        b"",
+        b'command="ssh-rsa AAAA",no-pty,environment="a=\\"b\\"" ' + ssh("Ed25519") + b" of b",
+        b"  " + ssh("P-521") + b"\r",
+    ]
+    for end in (b"\n", b"\r\n"):
+        contents = reading.read(end.join(lines))
+        assert (contents.form, contents.findings) == ("OpenSSH", ())
+        assert [(item.where, item.form) for item in contents.items] == [
+            ("line 2", "OpenSSH public key"),
+            ("line 4", "OpenSSH public key"),
+            ("line 5", "OpenSSH public key"),
+        ]
+        names = ("RSA", "Ed25519", "P-521")
+        assert [item.jwk for item in contents.items] == [keys.public_members(key(name).public_key()) for name in names]
+    assert only(reading.read(b"no-pty " + ssh("RSA"))).where == ""
+    beside = reading.read(public_pem("RSA") + ssh("Ed25519") + b"\n" + public_pem("P-256"))
+    assert sorted(item.where.partition(" ")[0] for item in beside.items) == ["block", "block", "line"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["ssh-dss", "sk-ssh-ed25519@openssh.com", "sk-ecdsa-sha2-nistp256@openssh.com", "ssh-rsa-cert-v01@openssh.com"],
+)
+def test_an_openssh_key_that_has_no_jwk_is_named_and_hides_no_other(kind: str) -> None:
+    line = f"{kind} AAAAC3NzaC1lZDI1NTE5AAAA a@example.com".encode()
+    assert f"type {kind} has no JWK" in told(reading.read(line))
+    contents = reading.read(line + b"\n" + ssh("RSA") + b"\nwhatever\n" + ssh("RSA")[:40])
+    assert [item.where for item in contents.items] == ["line 2"]
+    assert [found.where for found in contents.findings] == ["line 1", "line 3", "line 4"]
+
+
 def test_beginnings_without_end_are_read_in_no_time() -> None:
     body = b"-----BEGIN A-----" * 20_000
     assert len(reading.read(body).findings) == reading.MAX_KEYS
@@ -266,6 +341,7 @@ ENCRYPTED: dict[str, Callable[[], bytes]] = {
     "PKCS#8": lambda: private_pem("P-256", secret=SECRET),
     "PKCS#1": lambda: private_pem("RSA", s.PrivateFormat.TraditionalOpenSSL, SECRET),
     "SEC1": lambda: private_pem("P-256", s.PrivateFormat.TraditionalOpenSSL, SECRET),
+    "OpenSSH": lambda: private_pem("Ed25519", s.PrivateFormat.OpenSSH, SECRET),
     "DER": lambda: key("P-256").private_bytes(s.Encoding.DER, s.PrivateFormat.PKCS8, s.BestAvailableEncryption(SECRET)),
 }
 
@@ -281,11 +357,72 @@ def test_an_encrypted_key_needs_its_passphrase_and_is_asked_for_it(body: Callabl
     encrypted = body()
     assert jwks.is_private(only(reading.read(encrypted, ask)).jwk)
     assert len(asked) == 1
+    if encrypted.startswith(b"0"):
+        assert jwks.is_private(only(reading.read(base64.encodebytes(encrypted), ask)).jwk)
     assert "is encrypted" in told(reading.read(encrypted))
     assert "is encrypted" in told(reading.read(encrypted, lambda _: b""))
     assert "passphrase is wrong" in told(reading.read(encrypted, lambda _: b"guess"))
     ask("")
     assert "is encrypted" not in str(reading.read(private_pem("P-256"), lambda _: pytest.fail("asked for nothing")))
+
+
+SHA384 = "300d06096086480165030402020500"
+PSS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "any": ("300b06092a864886f70d01010a", ("PS256", "PS384", "PS512")),
+    "SHA-384": (
+        f"304106092a864886f70d01010a3034a00f{SHA384}a11c301a06092a864886f70d010108{SHA384}a203020130",
+        ("PS384",),
+    ),
+    "SHA-1": ("300d06092a864886f70d01010a3000", ()),
+}
+
+
+@pytest.mark.parametrize(("identifier", "algs"), PSS.values(), ids=PSS.keys())
+def test_an_rsa_key_for_pss_alone_stays_one(identifier: str, algs: tuple[str, ...]) -> None:
+    whole = key("RSA").private_bytes(s.Encoding.DER, s.PrivateFormat.PKCS8, s.NoEncryption())
+    plain, restricted = bytes.fromhex("300d06092a864886f70d0101010500"), bytes.fromhex(identifier)
+    public = keys.spki(key("RSA").public_key())
+    request = x509.CertificateSigningRequestBuilder(x509.Name([])).sign(key("RSA"), hashes.SHA256())
+    leaf = certificate(key("RSA"))
+    wanted = lengthened(public.replace(plain, restricted))
+    forms = {
+        "private": (whole, 1),
+        "public": (public, 1),
+        "certificate": (leaf.public_bytes(s.Encoding.DER), 3),
+        "request": (request.public_bytes(s.Encoding.DER), 3),
+    }
+    for form, (der, depth) in forms.items():
+        assert only(reading.read(der)).spki is None
+        other = nested(der, plain, restricted, depth)
+        item = only(reading.read(other))
+        assert item.spki == wanted, form
+        assert pem.pss_algs(wanted) == algs
+        label = {"private": b"PRIVATE KEY", "public": b"PUBLIC KEY", "request": b"CERTIFICATE REQUEST"}.get(
+            form, b"CERTIFICATE"
+        )
+        text = b"-----BEGIN %b-----\n%b-----END %b-----\n" % (label, base64.encodebytes(other), label)
+        assert only(reading.read(text)).spki == wanted
+        (report,) = inspect(reading.read(text), NOW).keys
+        assert report.spki_sha256 == b64u(hashlib.sha256(wanted).digest())
+        assert "rsa-pss" in {finding.code for finding in report.findings}
+
+
+def lengthened(der: bytes) -> bytes:
+    """The DER sequence ``der``, whose content changed, with the length that it now has."""
+    assert der[1] == 0x82
+    return der[:2] + (len(der) - 4).to_bytes(2, "big") + der[4:]
+
+
+def nested(der: bytes, plain: bytes, other: bytes, depth: int) -> bytes:
+    """``der`` with ``other`` for the first ``plain`` that begins a sequence ``depth`` levels deep."""
+    at, starts = der.index(plain), [0]
+    if depth > 1:
+        starts = [0, 4, at - 4]
+    changed = der.replace(plain, other, 1)
+    for start in reversed(starts):
+        size = int.from_bytes(der[start + 2 : start + 4], "big") + len(other) - len(plain)
+        changed = changed[: start + 2] + size.to_bytes(2, "big") + changed[start + 4 :]
+    return changed
 
 
 def test_a_curve_that_nobody_knows_is_refused_in_words() -> None:
@@ -387,6 +524,9 @@ def test_size_and_curve_can_be_chosen(name: str, options: dict[str, Any], kind: 
         ("ES256", {"crv": "P-384"}, "ES256 has one kind of key"),
         ("EdDSA", {"crv": "X25519"}, "choose from Ed25519, Ed448"),
         ("RS256", {"bits": 1024}, "choose from 2048, 3072, 4096"),
+        ("RS256", {"bits": 0}, "An RSA key of 0 bits"),
+        ("oct", {"bits": 0}, "A symmetric key of 0 bits"),
+        ("oct", {"bits": 800_000_000_000}, r"oct needs one of 8 bits or more \(to 16384\)"),
         ("HS256", {"bits": 128}, "HS256 needs one of 256 bits or more"),
         ("oct", {"bits": 129}, "in whole bytes"),
         ("oct", {"bits": -8}, "in whole bytes"),
@@ -460,6 +600,8 @@ def test_certificates_go_into_x5c_and_come_out_again() -> None:
     assert json.loads(json.dumps(jwk)) == jwk
     assert writing.certificates(jwk) == writing.encoded([jwk], "certificate", private=False)
     assert writing.certificates(jwk) == leaf.public_bytes(s.Encoding.PEM)
+    with pytest.raises(ConfigurationError, match="for another key"):
+        writing.certificates(jwk | keys.public_members(key("Ed25519").public_key()))
     for odd in ([], ["AA=="], [1], 1, ["!"], None):
         with pytest.raises(ConfigurationError, match="cannot be read"):
             writing.certificates({"x5c": odd})

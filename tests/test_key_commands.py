@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization as s
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from typer.testing import CliRunner
 
 from rotator.cli import app
@@ -23,7 +24,7 @@ from rotator.documents.web import HttpsWeb
 from rotator.jose import keys, writing
 from rotator.keys import jwks
 from rotator.keys.algorithms import PRIVATE_MEMBERS, algorithm
-from rotator.keys.material import unb64u
+from rotator.keys.material import b64u, unb64u
 from tests.adapters.test_web import Site, served
 from tests.adapters.test_web import certificate as tls_certificate
 from tests.test_inspect import ED25519, NOW, VECTORS, certificate, good, needs_vectors, numbered, private, token
@@ -186,6 +187,35 @@ def test_a_kid_cannot_steer_the_terminal(tmp_path: Path) -> None:
     assert "\x1b" not in done.output
 
 
+FORGED = "a\nNothing is wrong with it.\r\x1b[2J\u202e\u2028"
+
+
+@pytest.mark.parametrize(
+    "jwk",
+    [good(kid=FORGED), good(alg=FORGED), good(use=FORGED), good(kty=FORGED), good(crv=FORGED), good(key_ops=[FORGED])],
+)
+def test_no_key_adds_a_line_of_its_own(tmp_path: Path, jwk: jwks.Jwk) -> None:
+    name = written(tmp_path / "a.json", {"keys": [jwk, good("ES384")]})
+    for command in ("inspect", "thumbprint", "convert"):
+        done = run(command, name)
+        assert not {"Nothing is wrong with it.", ""} & set(done.output.replace("\n\n", "\n").splitlines())
+        assert set(done.output).isdisjoint("\r\x1b\u202e\u2028")
+
+
+def test_no_certificate_and_no_token_adds_a_line_of_its_own(tmp_path: Path) -> None:
+    leaf = certificate(key("P-256"), name=FORGED, by=FORGED).public_bytes(s.Encoding.DER)
+    words = token(header={"alg": FORGED, "kid": FORGED, "typ": FORGED}, iss=FORGED, aud=[FORGED])
+    named = written(tmp_path / "a.json", {"keys": [good(kid=FORGED), good("ES384")]})
+    for done in (
+        run("inspect", written(tmp_path / "leaf.der", leaf)),
+        run("inspect", "-", stdin=words.encode()),
+        run("inspect", "-", "--jwks", named, stdin=token(header={"alg": "ES256"}).encode()),
+    ):
+        assert FORGED[0] in done.output
+        assert "Nothing is wrong with it." not in done.output.splitlines()[:-1]
+        assert set(done.output).isdisjoint("\r\x1b\u202e\u2028")
+
+
 def test_our_own_document_has_no_fault(tmp_path: Path) -> None:
     config = tmp_path / "rotator.toml"
     stores = "\n".join(f'{name} = "{(tmp_path / name).as_uri()}"' for name in ("keys", "ledger", "public"))
@@ -262,6 +292,7 @@ def test_bad_input_ends_with_a_sentence(
         (("inspect", "oct.json", "--jwks", "oct.json"), "--jwks is for a token, and oct.json is none"),
         (("inspect", "token", "--jwks", "nothing.json"), "nothing.json is no key set to verify with"),
         (("inspect", "-", "--jwks", "-"), "Only one of"),
+        (("inspect", "token", "--for", "alb"), "--for is for a key set, and token is a token"),
         (("convert", "token"), "is a token, and holds no key"),
         (("convert", "oct.json"), "no key with a public half"),
         (("convert", "oct.json", "--private", "--to", "pem"), "has no PEM"),
@@ -508,6 +539,15 @@ def test_what_is_printed_can_be_copied(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("kid", ["", " ", "a\n", "\x1b[2J", "\udcff", "\u202e"])
+def test_a_kid_that_inspect_would_call_wrong_is_refused(tmp_path: Path, kid: str) -> None:
+    name = written(tmp_path / "a.json", good())
+    for command in (("generate", "--alg", "ES256"), ("convert", name)):
+        done = run(*command, "--kid", kid)
+        assert done.exit_code == USAGE
+        assert "--kid: a name that is blank, or has signs in it" in done.output
+
+
 def test_several_keys_become_one_set_and_public_means_public() -> None:
     done = run(
         "generate",
@@ -538,8 +578,8 @@ def test_a_size_or_curve_is_for_those_that_have_several() -> None:
     done = run(
         "generate", "--alg", "ES256", "--alg", "RS256", "--alg", "ECDH-ES", "--bits", "3072", "--crv", "X448", "--json"
     )
-    curve, rsa, agreement = (row["public_jwk"] for row in json.loads(done.stdout)["keys"])
-    assert (curve["crv"], len(unb64u(rsa["n"])), agreement["crv"]) == ("P-256", 384, "X448")
+    curve, sized, agreement = (row["public_jwk"] for row in json.loads(done.stdout)["keys"])
+    assert (curve["crv"], len(unb64u(sized["n"])), agreement["crv"]) == ("P-256", 384, "X448")
     assert run("generate", "--alg", "ES256", "--alg", "EdDSA", "--bits", "3072").exit_code == USAGE
 
 
@@ -658,6 +698,121 @@ def test_the_jwk_that_is_no_key_is_named(tmp_path: Path) -> None:
     done = run("convert", written(tmp_path / "set.json", {"keys": [good(), good(kid="b", x="AA==")]}))
     assert done.exit_code == USAGE
     assert "set.json, key 2: The JWK is no public key" in done.output
+
+
+def miswritten() -> dict[str, tuple[jwks.Jwk, jwks.Jwk]]:
+    """Keys that are written badly, and as they should be."""
+    pair = ec.derive_private_key(379, ec.SECP256R1())
+    whole = keys.private_members(pair)
+    assert unb64u(whole["x"])[0] == 0
+    large, octets = keys.private_members(key("RSA")), unb64u(whole["y"])
+    table = str.maketrans("-_", "+/")
+    return {
+        "zeros stripped": (whole | {"x": b64u(unb64u(whole["x"])[1:]), "d": b64u(b"\x01\x7b")}, whole),
+        "zeros added": (large | {"n": b64u(b"\0" + unb64u(large["n"])), "d": b64u(b"\0" + unb64u(large["d"]))}, large),
+        "padded": (whole | {"y": base64.urlsafe_b64encode(octets).decode(), "d": whole["d"] + "="}, whole),
+        "base64": (large | {name: large[name].translate(table) for name in ("n", "d", "p")}, large),
+        "bits beyond the end": (ED25519 | {"x": ED25519["x"][:-1] + "p"}, ED25519),
+    }
+
+
+@pytest.mark.parametrize(("wrong", "right"), miswritten().values(), ids=miswritten().keys())
+def test_members_that_are_written_badly_are_put_right(tmp_path: Path, wrong: jwks.Jwk, right: jwks.Jwk) -> None:
+    written(tmp_path / "wrong.json", wrong)
+    found = json.loads(run("convert", "wrong.json", "--private").stdout)
+    assert found == right | {"kid": jwks.thumbprint(right)}
+    assert run("convert", "wrong.json", "--to", "pem").stdout_bytes == writing.encoded([right], "pem", private=False)
+    written(tmp_path / "right.json", right)
+    both = json.loads(run("convert", "wrong.json", "right.json").stdout)
+    assert both == {"keys": [jwks.without_private(found)]} or both == jwks.without_private(found)
+
+
+@needs_vectors
+def test_nothing_is_wrong_with_what_is_written_that_lies_not_in_the_key(tmp_path: Path) -> None:
+    converted = 0
+    for path in sorted((VECTORS / "jwks").glob("*.json")) + sorted((VECTORS / "rfc").glob("*.jw*")):
+        for more in ((), ("--private",)):
+            done = run("convert", str(path), *more, "--out", "out.json", "--force")
+            if done.exit_code != FINE:
+                assert re.search(r"holgerkoser|no key with a public half", done.output), done.output
+                continue
+            converted += 1
+            facts = json.loads(run("inspect", "out.json", "--json").stdout)
+            found = [each for part in (facts, *facts["keys"]) for each in part["findings"]]
+            faults = {each["code"] for each in found if each["severity"] != "note"}
+            assert faults <= {"rsa-size", "duplicate-key", "certificate-expired", "private-key", "symmetric-key"}, path
+            before = json.loads(run("inspect", str(path), "--json").stdout)["keys"]
+            prints = {each["thumbprint"] for each in before}
+            assert {each["thumbprint"] for each in facts["keys"]} <= prints
+    assert converted > 30
+
+
+def test_certificates_are_put_right_and_those_of_another_key_are_refused(tmp_path: Path) -> None:
+    leaf = certificate(private("ES256"))
+    right = writing.with_certificates(good(), [leaf])
+    text = right["x5c"][0]
+    hexadecimal = b64u(unb64u(right["x5t"]).hex().upper().encode())
+    written(tmp_path / "a.json", right | {"x5c": [text[:64] + "\n" + text[64:]], "x5t": hexadecimal})
+    assert json.loads(run("convert", "a.json").stdout) == right
+    written(tmp_path / "b.json", writing.with_certificates(good(), [certificate(private("ES384"))]))
+    for more in ((), ("--to", "certificate")):
+        done = run("convert", "b.json", *more)
+        assert done.exit_code == USAGE
+        assert "first certificate of 'x5c' is for another key" in done.output
+        assert "BEGIN" not in done.output
+    assert run("convert", "b.json", "--to", "pem").exit_code == FINE
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        (b'{"kty": "EC", ' + json.dumps(good()).encode()[1:], "'kty' stands more than once"),
+        (json.dumps(good()).encode()[:-1] + b', "a": 1e999}', "a number in it is too large"),
+        (good(alg="ES384"), "'alg' is ES384, which needs a key of kind P-384"),
+        (good(key_ops="verify"), "'key_ops' must be an array"),
+        (good(x5c=["AAAA"]), "'x5c' cannot be read"),
+    ],
+)
+def test_what_cannot_be_put_right_is_refused_in_words(tmp_path: Path, document: Any, words: str) -> None:
+    done = run("convert", written(tmp_path / "a.json", document))
+    assert done.exit_code == USAGE
+    assert words in done.output
+
+
+def test_a_private_key_in_pem_that_does_not_belong_together_is_refused_as_what_it_is(tmp_path: Path) -> None:
+    pair = key("RSA").private_numbers()
+    other = rsa.RSAPrivateNumbers(pair.p, pair.q, pair.d ^ 4, pair.dmp1, pair.dmq1, pair.iqmp, pair.public_numbers)
+    damaged = other.private_key(unsafe_skip_rsa_key_validation=True)
+    body = damaged.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption())
+    done = run("convert", written(tmp_path / "a.pem", body), "--private")
+    assert done.exit_code == USAGE
+    assert "a.pem: The parts of the PKCS#8 private key do not belong together" in done.output
+    assert "private half does not belong" in run("inspect", "a.pem").output
+
+
+def test_a_key_for_pss_alone_takes_no_other_algorithm(tmp_path: Path) -> None:
+    plain, restricted = bytes.fromhex("300d06092a864886f70d0101010500"), bytes.fromhex("300b06092a864886f70d01010a")
+    public = keys.spki(key("RSA").public_key()).replace(plain, restricted)
+    name = written(tmp_path / "a.der", public[:2] + (len(public) - 4).to_bytes(2, "big") + public[4:])
+    done = run("convert", name, "--alg", "RS256")
+    assert done.exit_code == USAGE
+    assert (
+        "a.der: the key is for RSASSA-PSS alone (RFC 4055 section 1.2): choose from PS256, PS384, PS512" in done.output
+    )
+    assert json.loads(run("convert", name, "--alg", "PS384").stdout)["alg"] == "PS384"
+    silent = run("convert", name)
+    assert silent.exit_code == FINE
+    assert "does not say so: name one of PS256, PS384, PS512 as --alg" in silent.stderr
+
+
+def test_an_algorithm_that_is_named_settles_the_use(tmp_path: Path) -> None:
+    name = written(tmp_path / "a.json", keys.public_members(key("RSA").public_key()) | {"use": "enc", "alg": "RSA1_5"})
+    found = json.loads(run("convert", name, "--alg", "PS256").stdout)
+    assert (found["use"], found["alg"]) == ("sig", "PS256")
+    operated = written(
+        tmp_path / "b.json", {name: good()[name] for name in ("kty", "crv", "x", "y")} | {"key_ops": ["verify"]}
+    )
+    assert "use" not in json.loads(run("convert", operated, "--alg", "ES256").stdout)
 
 
 @pytest.mark.parametrize(

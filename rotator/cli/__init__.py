@@ -59,9 +59,9 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except RotatorError as exc:
-            from rotator.cli.output import say
+            from rotator.cli.output import complain
 
-            say(f"Error: {exc}", err=True)
+            complain(str(exc))
             raise typer.Exit(exc.exit_code) from None
         except KeyboardInterrupt:
             raise _interrupted() from None

@@ -14,8 +14,11 @@ from rotator.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from rotator.jose.reading import Item
+    from rotator.jose.reading import Contents, Item
     from rotator.keys.jwks import Jwk
+
+#: Errors that lie in the key itself, and in no member of it that could be put right.
+_WEAK = {"rsa-size", "rsa-exponent", "rsa-modulus", "rsa-close-primes", "rsa-roca", "oct-size", "small-order"}
 
 
 def convert(
@@ -40,7 +43,7 @@ def convert(
     Many inputs become one set. Reads whatever 'rotator inspect' reads. FORM is jwk (default for one key), jwks
     (default for more), pem (SPKI, or with --private PKCS#8), der (the same), pkcs1 (RSA), sec1 (private EC), or
     certificate (what stands in x5c). A certificate and the chain above it become x5c, x5t and x5t#S256; beside its
-    own private key it joins that.
+    own private key it joins that. Members that are written badly are put right; what cannot be is refused.
 
     \b
     Examples:
@@ -54,14 +57,19 @@ def convert(
     if form is not None and form not in writing.FORMS:
         raise ConfigurationError(f"--to {form[:40]}: choose from {', '.join(writing.FORMS)}.")
     reader = sources.Reader(passphrase_file)
-    found = _joined([item for source in inputs for item in _items(reader, source, private=private)])
+    read = {source: reader.read(source) for source in dict.fromkeys(inputs)}
+    found = _joined([item for source, each in read.items() for item in _items(source, each, private=private)])
     if kid is not None and len(found) > 1:
         raise ConfigurationError(f"--kid is for one key, and there are {len(found)}.")
-    written = list(_chosen(found, private=private))
-    made = [_labelled(jwk, kid, alg) for jwk in written]
+    for item in found:
+        _mind_restriction(item, alg)
+    labelled = [(item, _labelled(jwk, kid, alg)) for item, jwk in _chosen(found, private=private)]
+    made = [jwk for _, jwk in labelled]
     if form in {None, "jwk", "jwks"}:
+        for item, jwk in labelled:
+            _require_faultless(item, jwk)
         made = _distinct(made)
-    chosen = form or ("jwk" if len(made) == 1 and not any(item.where.startswith("key") for item in found) else "jwks")
+    chosen = form or ("jwk" if len(made) == 1 and not any(each.form == "JWKS" for each in read.values()) else "jwks")
     body = _body(made, chosen, private=private)
     if out is not None:
         sources.write(out, body, private=any(map(is_private, made)), force=force)
@@ -78,32 +86,71 @@ def _is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def _items(reader: sources.Reader, source: str, *, private: bool) -> Iterator[Item]:
+def _items(source: str, contents: Contents, *, private: bool) -> Iterator[Item]:
+    """The keys of one input, each proven to be one, and written as it should be."""
+    from dataclasses import replace
+
+    from rotator.inspect.keys import mended
     from rotator.jose import keys, writing
     from rotator.jose.findings import Severity
+    from rotator.jose.reading import Doubled, doubled
 
-    contents = reader.read(source)
     if contents.token:
         raise ConfigurationError(f"{sources.shown(source)} is a token, and holds no key.")
     for finding in contents.findings:
         if finding.severity is Severity.ERROR:
-            where = f", {finding.where}" if finding.where else ""
-            raise ConfigurationError(f"{sources.shown(source)}{where}: {finding.says}")
+            raise ConfigurationError(f"{_place(source, finding.where)}: {finding.says}")
     for item in contents.items:
-        kept = item.jwk if private else writing.public_half(item.jwk)
+        where = _place(source, item.where)
+        if isinstance(item.jwk, Doubled):
+            raise ConfigurationError(f"{where}: {doubled(item.jwk).says}")
+        whole = mended(item.jwk) if item.written else item.jwk
+        kept = whole if private else writing.public_half(whole)
         try:
             # What is no key is not passed on.
             if kept is not None:
                 keys.prove(kept)
         except ConfigurationError as exc:
-            where = f", {item.where}" if item.where else ""
-            raise ConfigurationError(f"{sources.shown(source)}{where}: {exc}") from None
-        yield item
+            says = exc if item.written else f"The parts of the {item.form} do not belong together: replace the key."
+            raise ConfigurationError(f"{where}: {says}") from None
+        yield replace(item, where=where, jwk=whole)
+
+
+def _mind_restriction(item: Item, alg: str | None) -> None:
+    """Hold ``alg`` against a key that is for RSASSA-PSS alone, and tell where nothing says so any more."""
+    from rotator.jose import pem
+
+    if item.spki is None:
+        return
+    fitting = pem.pss_algs(item.spki)
+    only = f"{item.where}: the key is for RSASSA-PSS alone (RFC 4055 section 1.2)"
+    if alg is None:
+        output.say(f"{only}, and what is written does not say so: name one of {', '.join(fitting)} as --alg.", err=True)
+    elif alg not in fitting:
+        raise ConfigurationError(f"{only}: choose from {', '.join(fitting) or 'no algorithm of JOSE'}.")
+
+
+def _place(source: str, where: str) -> str:
+    return f"{sources.shown(source)}{f', {where}' if where else ''}"
+
+
+def _require_faultless(item: Item, jwk: Jwk) -> None:
+    """Raise where ``rotator inspect`` would call the ``jwk`` made of ``item`` wrong; a weak key may be passed on."""
+    from dataclasses import replace
+
+    from rotator import app
+    from rotator.inspect.keys import check
+    from rotator.jose.findings import Severity
+
+    for finding in check(replace(item, form="JWK", jwk=jwk, chain=()), app.now(), public=False).findings:
+        if finding.severity is Severity.ERROR and finding.code not in _WEAK:
+            raise ConfigurationError(f"{item.where}: {finding.says} Nothing was written.")
 
 
 def _joined(items: Sequence[Item]) -> list[Item]:
     """The items, with each certificate joined to the private key that it is for."""
-    from rotator.jose.reading import Item
+    from dataclasses import replace
+
     from rotator.jose.registry import kind_of
 
     def material(item: Item) -> tuple[Any, ...]:
@@ -113,13 +160,13 @@ def _joined(items: Sequence[Item]) -> list[Item]:
     chains = {material(item): item.chain for item in items if item.chain}
     keys = {material(item) for item in items if not item.chain}
     return [
-        Item(item.where, item.form, item.jwk, item.chain or chains.get(material(item), ()))
+        replace(item, chain=item.chain or chains.get(material(item), ()))
         for item in items
         if not item.chain or material(item) not in keys
     ]
 
 
-def _chosen(items: Sequence[Item], *, private: bool) -> Iterator[Jwk]:
+def _chosen(items: Sequence[Item], *, private: bool) -> Iterator[tuple[Item, Jwk]]:
     from rotator.jose import writing
     from rotator.keys.jwks import is_private
 
@@ -130,7 +177,7 @@ def _chosen(items: Sequence[Item], *, private: bool) -> Iterator[Jwk]:
         if jwk is None:
             symmetric += 1
             continue
-        yield writing.with_certificates(jwk, item.chain) if item.chain else jwk
+        yield item, writing.with_certificates(jwk, item.chain) if item.chain else jwk
     if symmetric == len(items):
         raise ConfigurationError(
             "There is no key with a public half in it; --private keeps symmetric and private ones."
@@ -178,4 +225,4 @@ def _body(made: Sequence[Jwk], form: str, *, private: bool) -> bytes:
     if form == "jwk" and len(made) > 1:
         raise ConfigurationError(f"A JWK is one key, and there are {len(made)}: write a set (--to jwks).")
     document: Any = {"keys": list(made)} if form == "jwks" else made[0]
-    return (json.dumps(document, indent=2) + "\n").encode()
+    return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()

@@ -165,7 +165,7 @@ def end(results: Mapping[str, object]) -> None:
 
     errors = {name: result for name, result in results.items() if isinstance(result, RotatorError)}
     for name, exc in errors.items():
-        output.say(f"Error: {about(name, exc)}", err=True)
+        output.complain(about(name, exc))
     codes = {exc.exit_code for exc in errors.values()}
     if codes:
         raise typer.Exit(codes.pop() if len(codes) == 1 else 1)

@@ -69,6 +69,8 @@ def inspect(
     contents = reader.read(source)
     if key_set is not None and not contents.token:
         raise ConfigurationError(f"--jwks is for a token, and {sources.shown(source)} is none ({contents.form}).")
+    if names and contents.token:
+        raise ConfigurationError(f"--for is for a key set, and {sources.shown(source)} is a token: inspect its set.")
     against = None if key_set is None else reader.read(key_set)
     if against is not None and not against.items:
         says = against.findings[0].says if against.findings else "It holds no key."

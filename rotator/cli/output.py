@@ -44,10 +44,20 @@ def log() -> Log:
 
 
 def say(words: str, *, err: bool = False) -> None:
-    """Print a line of text."""
+    """Print one line of text, whatever stands in ``words``: what comes from outside cannot add a line to ours."""
+    typer.echo(_one_line(words), err=err)
+
+
+def complain(words: str) -> None:
+    """Print an error; some tell several faults, a line for each."""
+    for line in f"Error: {words}".split("\n"):
+        say(line, err=True)
+
+
+def _one_line(words: str) -> str:
     from rotator.logs import printable
 
-    typer.echo(printable(words), err=err)
+    return printable(words).replace("\n", "�")
 
 
 def data(value: object) -> None:
@@ -134,6 +144,7 @@ def next_change(outcome: Outcome) -> dict[str, Any] | None:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], tones: Mapping[str, str]) -> None:
     """Print rows under a head; ``tones`` are the styles of words that stand alone in a cell."""
+    rows = [[_one_line(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich import box
         from rich.console import Console

@@ -11,12 +11,15 @@ from rotator.errors import ConfigurationError
 from rotator.inspect.members import Members
 from rotator.jose import keys, pem
 from rotator.jose.findings import Finding, error, warning
+from rotator.keys.material import b64u
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
     from cryptography.x509 import Certificate
+
+    from rotator.keys.jwks import Jwk
 
 _X5C = "RFC 7517 section 4.7"
 
@@ -42,6 +45,24 @@ def check(jwk: Mapping[str, Any], spki: bytes | None, now: datetime) -> tuple[li
     if address is not None and not (isinstance(address, str) and address.startswith("https://")):
         findings.append(warning("x5u", "'x5u' must be an https:// URL.", "RFC 7517 section 4.6"))
     return findings, chain
+
+
+def mended(jwk: Mapping[str, Any]) -> Jwk:
+    """The certificate members of ``jwk`` as they should be written; those that cannot be put right are left out."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    found: Jwk = {}
+    faults: list[Finding] = []
+    chain = tuple(_chain(jwk["x5c"], faults)) if "x5c" in jwk else ()
+    if chain and len(chain) == len(jwk["x5c"]):
+        found["x5c"] = [base64.b64encode(each.public_bytes(Encoding.DER)).decode("ascii") for each in chain]
+    for name, (size, source) in _THUMBPRINTS.items():
+        octets = Members(jwk).octets(name, source)
+        if octets is not None and len(octets) == size:
+            found[name] = b64u(octets)
+        elif name in jwk and "x5c" in found:
+            found[name] = b64u(pem.thumbprints(chain[0])[name])
+    return found
 
 
 def _chain(value: object, findings: list[Finding]) -> Iterator[Certificate]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rotator.errors import ConfigurationError
 from rotator.inspect import certificates, weakness
 from rotator.inspect.members import Members
-from rotator.jose import keys
+from rotator.jose import keys, pem
 from rotator.jose.findings import Finding, error, note, warning
 from rotator.jose.reading import Doubled, Item, doubled
 from rotator.jose.registry import ALGS, KEY_OPS, KINDS, MISNAMED, TOLD_BY, Kind, kind_of
@@ -81,7 +81,9 @@ def check(item: Item, now: datetime, *, public: bool) -> KeyReport:
     bits = _bits(kind, made, jwk)
     spki = _spki(kind, made, found)
     thumbprint = jwks.thumbprint(made) if spki is not None else None
-    fingerprint = b64u(hashlib.sha256(spki).digest()) if spki is not None else None
+    fingerprint = b64u(hashlib.sha256(item.spki or spki).digest()) if spki is not None else None
+    if item.spki is not None:
+        found.append(_restricted(item.spki))
     labels = {name: members.text(name, source) for name, source in (("kid", _KID), ("use", _USE), ("alg", _ALG))}
     operations = _operations(jwk, found)
     if item.written:
@@ -157,11 +159,32 @@ def _public(kind: Kind, members: Members) -> Jwk:
             number = members.number(name, kind.source)
             values[name] = None if number is None else b64u_int(number)
         else:
-            octets = members.exactly(name, kind.size, kind.source)
+            octets = members.exactly(name, kind.size, kind.source, number=kind.kty == "EC")
             values[name] = None if octets is None else b64u(octets)
     if kind.kty == "oct" or any(value is None for value in values.values()):
         return {}
     return dict(values)
+
+
+def mended(jwk: Mapping[str, Any]) -> Jwk:
+    """``jwk`` with the members that make the key, and its certificates, as they should be written.
+
+    What cannot be made out stands as it stood, for ``rotator.jose.keys.prove`` and :func:`check` to refuse.
+    """
+    kind = kind_of(jwk)
+    if kind is None:
+        return dict(jwk)
+    members = Members(jwk)
+    made = _public(kind, members)
+    for name in _secrets(jwk):
+        if kind.kty == "RSA":
+            number = members.number(name, kind.source)
+            octets = None if number is None else unb64u(b64u_int(number))
+        else:
+            octets = _secret(members, name, kind)
+        if octets:
+            made[name] = b64u(octets)
+    return dict(jwk) | made | certificates.mended(jwk)
 
 
 def _spki(kind: Kind | None, public: Jwk, found: list[Finding]) -> bytes | None:
@@ -175,6 +198,8 @@ def _spki(kind: Kind | None, public: Jwk, found: list[Finding]) -> bytes | None:
     elif kind.name in {"Ed25519", "Ed448"} and not weakness.is_on_edwards_curve(kind.name, unb64u(public["x"])):
         found.append(_off_curve(kind, "RFC 8032 section 5"))
         return None
+    elif kind.kty == "OKP" and weakness.is_of_small_order(kind.name, unb64u(public["x"])):
+        found.append(_small_order(kind))
     try:
         return keys.spki(keys.public_key(public))
     except ConfigurationError:
@@ -186,6 +211,20 @@ def _spki(kind: Kind | None, public: Jwk, found: list[Finding]) -> bytes | None:
 def _off_curve(kind: Kind, source: str) -> Finding:
     says = f"The point is not on the curve {kind.name}: this is no key, and verifying with it is unsafe. Replace it."
     return error("not-on-curve", says, source)
+
+
+def _restricted(spki: bytes) -> Finding:
+    algs = ", ".join(pem.pss_algs(spki)) or "none that JOSE knows"
+    says = f"The key is for RSASSA-PSS alone ({algs}): a JWK of it must say so with its 'alg'."
+    return note("rsa-pss", says, "RFC 4055 section 1.2")
+
+
+def _small_order(kind: Kind) -> Finding:
+    if kind.name in {"Ed25519", "Ed448"}:
+        says = "The point is of small order: anyone can write a signature that it verifies. Replace the key."
+        return error("small-order", says, "RFC 8032 section 8.8")
+    says = "The point is of small order: what is agreed on with it everybody knows. Replace the key."
+    return error("small-order", says, "RFC 7748 section 7")
 
 
 def _bits(kind: Kind | None, public: Jwk, jwk: Mapping[str, Any]) -> int | None:
@@ -217,24 +256,32 @@ def _private(item: Item, kind: Kind | None, made: Jwk, *, public: bool) -> Itera
         else:
             says = f"This is a private key{names}: keep it to yourself ('rotator convert' writes its public half)."
         yield (error if public else warning)("private-key", says, "RFC 7517 section 9.2")
-    if item.written and kind is not None:
+    if kind is not None:
         yield from _of_private_members(item.jwk, kind, made)
 
 
 def _of_private_members(jwk: Mapping[str, Any], kind: Kind, public: Jwk) -> Iterator[Finding]:
     members = Members(jwk)
-    names = [name for name in ("d", "p", "q", "dp", "dq", "qi", "k", "priv") if name in jwk]
-    for name in names:
-        if kind.secret is None:
-            members.octets(name, kind.source)
-        else:
-            members.exactly(name, kind.secret, kind.source)
+    for name in dict.fromkeys((*_secrets(jwk), *(kind.private if kind.kty == "oct" else ()))):
+        octets = _secret(members, name, kind)
+        if name == "k" and octets == b"":
+            yield error("missing-member", "'k' is empty: there is no key without it.", kind.source)
     yield from members.findings
     if members.findings or not public or not set(kind.private) <= jwk.keys():
         return
     if not _belongs(jwk, public):
         says = "The private half does not belong to the public half: nothing verifies what it signs. Replace both."
         yield error("private-mismatch", says, kind.source)
+
+
+def _secrets(jwk: Mapping[str, Any]) -> list[str]:
+    return [name for name in ("d", "p", "q", "dp", "dq", "qi", "k", "priv") if name in jwk]
+
+
+def _secret(members: Members, name: str, kind: Kind) -> bytes | None:
+    if kind.secret is None:
+        return members.octets(name, kind.source)
+    return members.exactly(name, kind.secret, kind.source, number=kind.kty == "EC")
 
 
 def _belongs(jwk: Mapping[str, Any], public: Jwk) -> bool:
@@ -277,6 +324,7 @@ def _of_labels(
             _USE,
         )
     if operations is None:
+        yield from _of_purpose(use, [], alg, kind)
         return
     unknown = [each[:40] for each in operations if each not in KEY_OPS]
     if unknown:
@@ -292,10 +340,33 @@ def _of_labels(
     if len(uses) > 1:
         says = "'key_ops' mixes signing and encryption: one key for both lets one be turned against the other."
         yield warning("key-ops", says, _OPS)
+    yield from _of_purpose(use, known, alg, kind)
     secret = [each for each in known if KEY_OPS[each][1] and each not in {"deriveKey", "deriveBits"}]
     if secret and not private:
         says = f"'key_ops' says {', '.join(secret)}, which takes a private key, and this is a public one. Say 'verify'."
         yield warning("key-ops", says, _OPS)
+
+
+def _of_purpose(use: str | None, operations: list[str], alg: str | None, kind: Kind | None) -> Iterator[Finding]:
+    """What ``use`` and ``key_ops`` ask that neither ``alg`` nor any other for such a key does."""
+    purpose = ALGS.get(alg or "")
+    fitting = {each.use for each in ALGS.values() if kind is not None and kind.name in each.kinds}
+    (only,) = fitting if len(fitting) == 1 else (None,)
+    if purpose is not None:
+        against = [each for each in operations if KEY_OPS[each][0] != purpose.use]
+        if against:
+            says = (
+                f"'key_ops' says {', '.join(against)}, but {alg} is for {purpose.use!r}: verifiers pass over the key."
+            )
+            yield error("alg-against-key-ops", says, _OPS)
+    elif kind is not None and only is not None:
+        if use in {"sig", "enc"} and use != only:
+            says = f"'use' is {use}, but a key of kind {kind.name} is for {only!r} alone: verifiers pass over the key."
+            yield error("use-against-key", says, _USE)
+        against = [each for each in operations if KEY_OPS[each][0] != only]
+        if against:
+            says = f"'key_ops' says {', '.join(against)}, but a key of kind {kind.name} is for {only!r} alone."
+            yield error("key-ops-against-key", says, _OPS)
 
 
 def _of_alg(alg: str, kind: Kind, use: str | None, bits: int | None) -> Iterator[Finding]:

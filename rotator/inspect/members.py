@@ -75,16 +75,21 @@ class Members:
             self.findings.append(warning("leading-zero", says, "RFC 7518 section 2"))
         return int.from_bytes(octets, "big")
 
-    def exactly(self, name: str, size: int, source: str) -> bytes | None:
-        """The member ``name`` of just ``size`` bytes; where it has others it is filled up, or its zeros are cut."""
+    def exactly(self, name: str, size: int, source: str, *, number: bool) -> bytes | None:
+        """The member ``name`` of just ``size`` bytes; ``None``: none can be made out.
+
+        Where it is a ``number``, as in EC, it is filled up, or its zeros are cut; bytes of another length are no key.
+        """
         octets = self.octets(name, source)
         if octets is None or len(octets) == size:
             return octets
-        if len(octets) < size:
+        code = "too-short" if len(octets) < size else "too-long"
+        if not number:
+            why = "it is cut off, damaged, or of another kind"
+        elif len(octets) < size:
             why = "leading zeros were stripped, or it is cut off. Encode it at full length"
-            self.findings.append(error("too-short", f"{name!r} has {len(octets)} bytes, not {size}: {why}.", source))
         else:
             why = "leave out the leading zeros" if not any(octets[:-size]) else "it is of another kind, or damaged"
-            self.findings.append(error("too-long", f"{name!r} has {len(octets)} bytes, not {size}: {why}.", source))
-        number = int.from_bytes(octets, "big")
-        return number.to_bytes(size, "big") if number.bit_length() <= 8 * size else None
+        self.findings.append(error(code, f"{name!r} has {len(octets)} bytes, not {size}: {why}.", source))
+        value = int.from_bytes(octets, "big")
+        return value.to_bytes(size, "big") if number and value.bit_length() <= 8 * size else None

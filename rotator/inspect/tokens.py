@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from rotator.jose.findings import Finding, error, note, warning
+from rotator.jose.reading import Doubled, doubled, object_of
 from rotator.jose.registry import ALGS
 from rotator.keys import material
 from rotator.keys.algorithms import ALGORITHMS
@@ -53,7 +54,7 @@ def check(token: str, now: datetime, candidates: Sequence[KeyReport] | None) -> 
         findings += _of_header(header)
     if claims is not None:
         times = _times(claims, findings)
-        findings += _of_times(times, now)
+        findings += _of_times(times, now, ends="exp" in claims)
     verified_by = None
     if header is not None:
         verified_by = _verified(header, f"{first}.{second}".encode(), third, candidates, findings)
@@ -68,9 +69,11 @@ def check(token: str, now: datetime, candidates: Sequence[KeyReport] | None) -> 
 
 def _object(segment: str, name: str, findings: list[Finding]) -> dict[str, Any] | None:
     try:
-        found = json.loads(unb64u(segment))
+        found = json.loads(unb64u(segment), object_pairs_hook=object_of)
     except (ValueError, RecursionError):
         found = None
+    if isinstance(found, Doubled):
+        findings.append(doubled(found, f"{'RFC 7515' if name == 'header' else 'RFC 7519'} section 4"))
     if isinstance(found, dict):
         return found
     if name == "header":
@@ -140,12 +143,12 @@ def _times(claims: dict[str, Any], findings: list[Finding]) -> dict[str, datetim
     return times
 
 
-def _of_times(times: dict[str, datetime], now: datetime) -> Iterator[Finding]:
+def _of_times(times: dict[str, datetime], now: datetime, *, ends: bool) -> Iterator[Finding]:
     end, begin, issued = times.get("exp"), times.get("nbf"), times.get("iat")
-    if end is None:
+    if not ends:
         says = "There is no 'exp': the token never ends, and no key that signed it may ever leave the set."
         yield warning("token-no-exp", says, f"{_CLAIMS}.4")
-    elif end <= now:
+    elif end is not None and end <= now:
         yield warning("token-expired", f"The token ended {_ago(now - end)} ago.", f"{_CLAIMS}.4")
     if begin is not None and begin > now:
         yield warning("token-not-yet-valid", f"The token is not valid for another {_ago(begin - now)}.", f"{_CLAIMS}.5")

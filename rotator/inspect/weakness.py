@@ -1,4 +1,4 @@
-"""RSA keys that are weaker than their size, and points that are not on their curve. Numbers in, findings out."""
+"""RSA keys that are weaker than their size; points not on their curve, or useless on it. Numbers in, findings out."""
 
 from __future__ import annotations
 
@@ -135,3 +135,27 @@ def is_on_edwards_curve(name: str, octets: bytes) -> bool:
     # x² = (1 − y²) ÷ (sign − d·y²), and there is such an x where numerator times denominator is a square.
     square = (1 - y * y) * (sign - d * y * y) % p
     return not odd if square == 0 else pow(square, (p - 1) // 2, p) == 1
+
+
+#: p and A of y² = x³ + A·x² + x (RFC 7748 section 4), and the bits of x.
+_X25519 = (_ED25519[0], 486662, 255)
+_X448 = (_ED448[0], 156326, 448)
+_MONTGOMERY = {"X25519": _X25519, "X448": _X448}
+
+
+def is_of_small_order(name: str, octets: bytes) -> bool:
+    """Whether a few additions of the point in ``octets`` to itself come to nothing: it then keeps no secret.
+
+    The points are roots: 0 and ±1 are those of order 1, 2 and 4, also on the twist; what is left is of order 8, whose
+    double is one of order 4. There are none of order 8 on Ed448 and X448.
+    """
+    whole = int.from_bytes(octets, "little")
+    if name in _MONTGOMERY:
+        p, a, bits = _MONTGOMERY[name]
+        u = (whole & ((1 << bits) - 1)) % p
+        eighth = pow(u, 4, p) - 4 * u**3 - (2 + 4 * a) * u**2 - 4 * u + 1 if name == "X25519" else 1
+        return u * (u * u - 1) * eighth % p == 0
+    p, d, _, bits = _EDWARDS[name]
+    y = (whole & ((1 << bits) - 1)) % p
+    eighth = d * pow(y, 4, p) + 2 * y * y - 1 if name == "Ed25519" else 1
+    return y * (y * y - 1) * eighth % p == 0

@@ -41,14 +41,19 @@ class Finding:
 
 def error(code: str, says: str, source: str = "") -> Finding:
     """A finding that is an error."""
-    return Finding(Severity.ERROR, code, says, source)
+    return Finding(Severity.ERROR, code, _one_line(says), source)
 
 
 def warning(code: str, says: str, source: str = "") -> Finding:
     """A finding that is a warning."""
-    return Finding(Severity.WARNING, code, says, source)
+    return Finding(Severity.WARNING, code, _one_line(says), source)
 
 
 def note(code: str, says: str, source: str = "") -> Finding:
     """A finding that is a note."""
-    return Finding(Severity.NOTE, code, says, source)
+    return Finding(Severity.NOTE, code, _one_line(says), source)
+
+
+def _one_line(says: str) -> str:
+    """``says`` without what would steer a terminal or begin a line: it may name what a stranger wrote."""
+    return "".join(sign if sign.isprintable() else "�" for sign in says)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,12 @@ _SECP256K1 = "secp256k1"
 MOST_RSA_BITS = 16_384
 
 _LEAST_PRIME = 3
+
+#: FIPS 186-5 section 5.4 allows no larger public exponent.
+_MOST_E_BITS = 256
+
+#: Enough for every k and g of a key whose ``gcd(p − 1, q − 1)`` is less than 2⁶⁴, that is for every key.
+_CONVERGENTS = 100
 
 
 # -- from cryptography ------------------------------------------------------------------------------------------------
@@ -122,7 +129,8 @@ def prove(jwk: Mapping[str, Any]) -> None:
     """
     if jwk.get("kty") == "oct":
         with _telling("symmetric"):
-            unb64u(jwk["k"])
+            if not unb64u(jwk["k"]):
+                raise ValueError("no bytes")
     elif jwks.is_private(jwk):
         private_key(jwk)
     else:
@@ -184,8 +192,10 @@ def _rsa(jwk: Mapping[str, Any]) -> rsa.RSAPrivateKey:
         p, q, dp, dq, qi = (_number(jwk, name) for name in ("p", "q", "dp", "dq", "qi"))
     else:
         # RFC 7518 section 6.3.2 lets a producer leave out all of these.
-        p, q = rsa.rsa_recover_prime_factors(n, e, d)
+        p, q = _prime_factors(n, e, d)
         dp, dq, qi = rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), rsa.rsa_crt_iqmp(p, q)
+    if max(p, q, dp, dq, qi) >= n:
+        raise ValueError("out of range")
     # Whether p and q are primes is not asked: that would cost as much as a new key.
     if p * q != n or min(p, q) < _LEAST_PRIME or any(e * d % (prime - 1) != 1 for prime in (p, q)):
         raise ValueError("not one key")
@@ -194,6 +204,33 @@ def _rsa(jwk: Mapping[str, Any]) -> rsa.RSAPrivateKey:
     return rsa.RSAPrivateNumbers(p, q, d, dp, dq, qi, rsa.RSAPublicNumbers(e, n)).private_key(
         unsafe_skip_rsa_key_validation=True
     )
+
+
+def _prime_factors(n: int, e: int, d: int) -> tuple[int, int]:
+    """The primes of ``n``, of which ``e`` and ``d`` are exponents; the greater first, as ``cryptography`` gives them.
+
+    ``cryptography`` guesses, hundreds of times and for minutes where ``n`` is no product of two primes. But e·d − 1 is
+    φ(n)·k÷g for some small k and g, and φ(n) nearly n: so k÷g is among the first convergents of (e·d − 1) ÷ n, as in
+    Wiener's attack, and whether one is shows at once.
+    """
+    if e.bit_length() > _MOST_E_BITS:
+        raise ValueError("an exponent that nothing makes")
+    multiple = e * d - 1
+    above, below = multiple, n
+    (k, k_before), (g, g_before) = (1, 0), (0, 1)
+    for _ in range(_CONVERGENTS):
+        if not below:
+            break
+        whole, rest = divmod(above, below)
+        above, below = below, rest
+        k, k_before, g, g_before = whole * k + k_before, k, whole * g + g_before, g
+        if not k or multiple * g % k:
+            continue
+        total = n + 1 - multiple * g // k
+        square = total * total - 4 * n
+        if total > 0 and square > 0 and (root := math.isqrt(square)) ** 2 == square:
+            return (total + root) // 2, (total - root) // 2
+    raise ValueError("no primes")
 
 
 def _number(jwk: Mapping[str, Any], member: str) -> int:

@@ -5,11 +5,13 @@ RFC 7468 (PEM labels), RFC 5958 (PKCS#8), RFC 8017 appendix A (PKCS#1), RFC 5915
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from rotator.errors import ConfigurationError
@@ -18,12 +20,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
-    from cryptography.x509 import Certificate
+    from cryptography.x509 import Certificate, CertificateSigningRequest
 
     #: Asks for the passphrase of what it is told; ``None``: there is none to be had.
     Passphrase = Callable[[str], bytes | None]
 
 _MARKER = re.compile(rb"-----(BEGIN|END) ([A-Z0-9 ]{1,60})-----")
+
+#: An OpenSSH public key (RFC 4253 section 6.6) in its line: its type, and it in base64.
+_SSH = re.compile(rb"(?:^|\s)((?:ssh|ecdsa|sk|rsa|webauthn)-[A-Za-z0-9@.+_-]{2,80})\s+(AAAA[A-Za-z0-9+/]*=*)(?=\s|$)")
+_SSH_WITH_JWK = re.compile(r"ssh-rsa|ssh-ed25519|ecdsa-sha2-nistp[0-9]+")
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 #: What each label holds, as messages say it.
 _HOLDS = {
@@ -41,6 +48,9 @@ _HOLDS = {
     "NEW CERTIFICATE REQUEST": "certificate request",
 }
 
+#: The greatest length that a DER element says in one byte.
+_SHORT = 0x7F
+
 #: What openssl writes beside a key; it holds none.
 _BESIDE = {"EC PARAMETERS"}
 
@@ -53,6 +63,8 @@ class Part:
     key: PrivateKeyTypes | PublicKeyTypes = field(repr=False)
     private: bool
     certificate: Certificate | None = None
+    spki: bytes | None = None
+    """Its SubjectPublicKeyInfo as it stood there, where that says more than the key: :func:`pss_algs`."""
 
 
 def is_pem(body: bytes) -> bool:
@@ -61,8 +73,17 @@ def is_pem(body: bytes) -> bool:
 
 
 def is_ssh(body: bytes) -> bool:
-    """Whether ``body`` is an OpenSSH public key (RFC 4253 section 6.6)."""
-    return re.match(rb"\s*(ssh-(rsa|ed25519)|ecdsa-sha2-nistp\d+) [A-Za-z0-9+/=]+", body) is not None
+    """Whether ``body`` is OpenSSH public keys, as in ``id_ed25519.pub`` and ``authorized_keys``."""
+    first = next(_ssh_lines(body), None)
+    return first is not None and _SSH.search(_QUOTED.sub(b"", first[1])) is not None
+
+
+def _ssh_lines(body: bytes) -> Iterator[tuple[int, bytes]]:
+    """The numbered lines of ``body`` that are neither empty nor a comment (sshd(8), AUTHORIZED_KEYS FILE FORMAT)."""
+    for number, line in enumerate(body.splitlines(), 1):
+        stripped = line.strip()
+        if stripped and not stripped.startswith(b"#"):
+            yield number, stripped
 
 
 def is_der(body: bytes) -> bool:
@@ -106,12 +127,15 @@ def _in_block(label: str, block: bytes, passphrase: Passphrase) -> Iterator[Part
         elif form == "certificate":
             yield _of_certificate(x509.load_pem_x509_certificate(block.replace(b" X509 ", b" ")))
         elif form == "certificate request":
-            yield Part(form, x509.load_pem_x509_csr(block).public_key(), private=False)
+            yield _of_request(x509.load_pem_x509_csr(block))
         elif form.endswith("public key"):
-            yield Part(form, serialization.load_pem_public_key(block), private=False)
+            public = serialization.load_pem_public_key(block)
+            yield Part(form, public, private=False, spki=_pss_spki(_der_of(block), public))
         else:
             load = serialization.load_ssh_private_key if label.startswith("OPENSSH") else _pem_private
-            yield Part(form, _private(load, block, form, passphrase), private=True)
+            private = _private(load, block, form, passphrase)
+            plain = _der_of(block) if label == "PRIVATE KEY" else b""
+            yield Part(form, private, private=True, spki=_pss_spki(plain, private.public_key()))
 
 
 def part_of_der(body: bytes, passphrase: Passphrase) -> Part:
@@ -137,10 +161,13 @@ def part_of_der(body: bytes, passphrase: Passphrase) -> Part:
                 continue
             if form == "certificate":
                 return _of_certificate(loaded)
-            return Part(form, loaded if form == "SPKI public key" else loaded.public_key(), private=False)
+            if form == "certificate request":
+                return _of_request(loaded)
+            return Part(form, loaded, private=False, spki=_pss_spki(body, loaded))
     form = "private key"
     try:
-        return Part(form, _private(_der_private, body, form, passphrase), private=True)
+        private = _private(_der_private, body, form, passphrase)
+        return Part(form, private, private=True, spki=_pss_spki(body, private.public_key()))
     except UnsupportedAlgorithm:
         raise _unsupported(form) from None
     except (ValueError, InternalError):
@@ -150,17 +177,37 @@ def part_of_der(body: bytes, passphrase: Passphrase) -> Part:
         ) from None
 
 
-def part_of_ssh(body: bytes) -> Part:
-    """The OpenSSH public key in ``body``.
+def parts_of_ssh(body: bytes) -> Iterator[tuple[int, Part | ConfigurationError]]:
+    """What each line of OpenSSH public keys holds, by its number; an error stands where a line cannot be read.
 
-    Raises:
-        ConfigurationError: it cannot be read.
+    Beside PEM only the lines that are such keys are read.
     """
+    beside = is_pem(body)
+    for number, line in _ssh_lines(body):
+        if beside and not _SSH.search(_QUOTED.sub(b"", line)):
+            continue
+        try:
+            yield number, _of_ssh(line)
+        except ConfigurationError as exc:
+            yield number, exc
+
+
+def _of_ssh(line: bytes) -> Part:
     from cryptography.hazmat.primitives import serialization
 
-    with _readable("OpenSSH public key"):
-        loaded: Any = serialization.load_ssh_public_key(body.strip())
-    return Part("OpenSSH public key", loaded, private=False)
+    form = "OpenSSH public key"
+    # Options stand before the key, and may quote anything.
+    found = _SSH.search(_QUOTED.sub(b"", line))
+    if found is None:
+        raise ConfigurationError("The line is no OpenSSH public key, and no comment.")
+    kind = found[1].decode("ascii")
+    if not _SSH_WITH_JWK.fullmatch(kind):
+        raise ConfigurationError(
+            f"An {form} of type {kind:.60} has no JWK: of them ssh-rsa, ssh-ed25519 and ecdsa-sha2-nistp* have."
+        )
+    with _readable(form):
+        loaded: Any = serialization.load_ssh_public_key(found[1] + b" " + found[2])
+    return Part(form, loaded, private=False)
 
 
 def certificate(der: bytes) -> Certificate:
@@ -178,6 +225,8 @@ def certificate(der: bytes) -> Certificate:
 def _sound(found: Certificate) -> Certificate:
     """``found``, once all that is asked of it later was parsed: cryptography parses each part when it is asked for."""
     found.public_key()
+    # A year 0000 stands in some, and Python has no such date.
+    _ = found.not_valid_before_utc, found.not_valid_after_utc
     for part in (found.subject, found.issuer):
         part.rfc4514_string()
     return found
@@ -193,7 +242,86 @@ def thumbprints(found: Certificate) -> dict[str, bytes]:
 
 
 def _of_certificate(found: Certificate) -> Part:
-    return Part("certificate", _sound(found).public_key(), private=False, certificate=found)
+    public: Any = _sound(found).public_key()
+    # version (RFC 5280 section 4.1), which is left out of the oldest, serial, signature, issuer, validity, subject
+    fields = list(_elements(found.tbs_certificate_bytes))
+    info = fields[6 if fields[0][0] == _VERSION else 5]
+    return Part("certificate", public, private=False, certificate=found, spki=_pss_spki(info, public))
+
+
+def _of_request(found: CertificateSigningRequest) -> Part:
+    public: Any = found.public_key()
+    _, _, info, *_ = _elements(found.tbs_certrequest_bytes)
+    return Part("certificate request", public, private=False, spki=_pss_spki(info, public))
+
+
+# -- RSASSA-PSS -------------------------------------------------------------------------------------------------------
+
+_SEQUENCE, _BIT_STRING, _VERSION = 0x30, 0x03, 0xA0
+
+#: id-RSASSA-PSS, and the hash algorithms that JOSE has names for with it, as DER (RFC 4055 sections 2.1 and 3.1).
+_PSS = bytes.fromhex("06092a864886f70d01010a")
+_PSS_HASHES = {bytes.fromhex(f"060960864801650304020{n}"): f"PS{bits}" for n, bits in ((1, 256), (2, 384), (3, 512))}
+
+
+def pss_algs(spki: bytes) -> tuple[str, ...]:
+    """The ``alg`` that an RSA key may be used with whose ``spki`` allows RSASSA-PSS alone (RFC 4055 section 1.2)."""
+    identifier, *_ = _elements(spki)
+    _, *parameters = _elements(identifier)
+    if not parameters:
+        return tuple(_PSS_HASHES.values())
+    # The hash algorithm comes first among the parameters; SHA-1, which has no name in JOSE, is left out.
+    hashed = next((each for each in _elements(parameters[0]) if each[0] == _VERSION), b"")
+    return tuple(alg for oid, alg in _PSS_HASHES.items() if oid in hashed)
+
+
+def _pss_spki(der: bytes, key: PublicKeyTypes) -> bytes | None:
+    """The SPKI of ``key``, read from the SPKI or PKCS#8 ``der``, where that allows RSASSA-PSS alone.
+
+    ``cryptography`` takes such a key for any RSA key.
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    if not isinstance(key, rsa.RSAPublicKey):
+        return None
+    identifier = next((each for each in islice(_elements(der), 2) if each[0] == _SEQUENCE), b"")
+    if next(_elements(identifier), b"") != _PSS:
+        return None
+    pkcs1 = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.PKCS1)
+    return _element(_SEQUENCE, identifier + _element(_BIT_STRING, b"\0" + pkcs1))
+
+
+def _der_of(block: bytes) -> bytes:
+    """What stands in a PEM block; nothing where that is more than base64."""
+    try:
+        return base64.b64decode(_MARKER.sub(b"", block))
+    except ValueError:
+        return b""
+
+
+def _element(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    length = size.to_bytes((size.bit_length() + 7) // 8, "big") if size > _SHORT else b""
+    return bytes([tag, _SHORT + 1 + len(length) if length else size]) + length + content
+
+
+def _elements(der: bytes) -> Iterator[bytes]:
+    """The elements in the DER element ``der``, each whole."""
+    start, end = _content(der, 0)
+    while start < end:
+        _, after = _content(der, start)
+        yield der[start:after]
+        start = after
+
+
+def _content(der: bytes, at: int) -> tuple[int, int]:
+    """Where the content of the element at ``at`` begins and ends; nothing where there is none."""
+    first = der[at + 1] if at + 1 < len(der) else 0
+    long = first - _SHORT - 1 if first > _SHORT else 0
+    begin = at + 2 + long
+    size = int.from_bytes(der[at + 2 : begin], "big") if long else first
+    return begin, min(begin + size, len(der))
 
 
 def _pem_private(block: bytes, password: bytes | None) -> Any:

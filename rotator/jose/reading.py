@@ -8,9 +8,10 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from rotator.jose import keys, pem
 from rotator.jose.findings import Finding, error, warning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from cryptography.x509 import Certificate
 
@@ -57,6 +58,8 @@ class Item:
     """As it stood there, where it stood as a JWK; else made of what stood there. May hold a private half."""
     chain: tuple[Certificate, ...] = ()
     """The certificate that the key comes from, and those above it."""
+    spki: bytes | None = None
+    """Its SubjectPublicKeyInfo as it stood there, where that allows RSASSA-PSS alone (RFC 4055 section 1.2)."""
 
     @property
     def written(self) -> bool:
@@ -86,12 +89,13 @@ def read(body: bytes, passphrase: Passphrase = lambda _: None) -> Contents:
     if len(body) > MAX_BYTES:
         return too_large(len(body))
     if pem.is_pem(body):
-        return _of_parts("PEM", body, list(islice(pem.parts(body, passphrase), MAX_KEYS)))
+        blocks = enumerate(islice(pem.parts(body, passphrase), MAX_KEYS), 1)
+        return _of_parts("PEM", body, [*((f"block {number}", part) for number, part in blocks), *_lines(body)])
     if pem.is_ssh(body):
-        return _of_parts("OpenSSH", body, [_tried(pem.part_of_ssh, body)])
+        return _of_parts("OpenSSH", body, _lines(body))
     if pem.is_der(body):
-        return _of_parts("DER", body, [_tried(pem.part_of_der, body, passphrase)])
-    return _of_text(body)
+        return _of_der(body, body, passphrase)
+    return _of_text(body, passphrase)
 
 
 def too_large(size: int) -> Contents:
@@ -110,18 +114,24 @@ def _nothing(body: bytes, form: str, code: str, says: str, source: str = "") -> 
 # -- PEM, DER, OpenSSH ------------------------------------------------------------------------------------------------
 
 
-def _tried(read_part: Callable[..., Part], *arguments: Any) -> Part | ConfigurationError:
+def _lines(body: bytes) -> list[tuple[str, Part | ConfigurationError]]:
+    return [(f"line {number}", part) for number, part in islice(pem.parts_of_ssh(body), MAX_KEYS)]
+
+
+def _of_der(der: bytes, body: bytes, passphrase: Passphrase) -> Contents:
+    part: Part | ConfigurationError
     try:
-        return read_part(*arguments)
+        part = pem.part_of_der(der, passphrase)
     except ConfigurationError as exc:
-        return exc
+        part = exc
+    return _of_parts("DER", body, [("", part)])
 
 
-def _of_parts(form: str, body: bytes, found: Sequence[Part | ConfigurationError]) -> Contents:
+def _of_parts(form: str, body: bytes, found: Sequence[tuple[str, Part | ConfigurationError]]) -> Contents:
     items: list[Item] = []
     findings: list[Finding] = []
-    for number, part in enumerate(found, 1):
-        where = f"block {number}" if len(found) > 1 else ""
+    for place, part in found:
+        where = place if len(found) > 1 else ""
         try:
             if isinstance(part, ConfigurationError):
                 raise part
@@ -135,7 +145,7 @@ def _of_parts(form: str, body: bytes, found: Sequence[Part | ConfigurationError]
 def _item(part: Part, where: str) -> Item:
     private: Any = part.key
     jwk = keys.private_members(private) if part.private else keys.public_members(private)
-    return Item(where, part.form, jwk, (part.certificate,) if part.certificate else ())
+    return Item(where, part.form, jwk, (part.certificate,) if part.certificate else (), part.spki)
 
 
 def _above(part: Part, items: list[Item]) -> bool:
@@ -145,14 +155,14 @@ def _above(part: Part, items: list[Item]) -> bool:
     last = items[-1]
     if last.chain[-1].issuer != part.certificate.subject or last.chain[-1].issuer == last.chain[-1].subject:
         return False
-    items[-1] = Item(last.where, last.form, last.jwk, (*last.chain, part.certificate))
+    items[-1] = replace(last, chain=(*last.chain, part.certificate))
     return True
 
 
 # -- JSON and tokens --------------------------------------------------------------------------------------------------
 
 
-def _of_text(body: bytes) -> Contents:
+def _of_text(body: bytes, passphrase: Passphrase) -> Contents:
     if _MARKUP.match(body):
         says = (
             "This is HTML or XML, not JSON: the address answers with a page (an error, a login, a single-page app)"
@@ -174,14 +184,16 @@ def _of_text(body: bytes) -> Contents:
     if _JWE.fullmatch(compact):
         says = "This is an encrypted token or key (JWE): decrypt it first."
         return _nothing(body, "JWE", "encrypted", says, "RFC 7516 section 3.1")
-    return _of_json_text(text, body, findings)
+    return _of_json_text(text, body, findings, passphrase)
 
 
-def _of_json_text(text: str, body: bytes, findings: list[Finding]) -> Contents:
+def _of_json_text(text: str, body: bytes, findings: list[Finding], passphrase: Passphrase) -> Contents:
     try:
         document = _parsed(text)
     except json.JSONDecodeError as exc:
-        return _base64_of_der(text) or _no_json(body, f"{exc.msg} in line {exc.lineno}, column {exc.colno}")
+        return _base64_of_der(text, body, passphrase) or _no_json(
+            body, f"{exc.msg} in line {exc.lineno}, column {exc.colno}"
+        )
     except RecursionError:
         return _no_json(body, "it is nested too deeply")
     except ValueError as exc:
@@ -203,25 +215,16 @@ def _no_json(body: bytes, why: str) -> Contents:
     return _nothing(body, "unknown text", "wrong-content", says, _JSON)
 
 
-def _base64_of_der(text: str) -> Contents | None:
+def _base64_of_der(text: str, body: bytes, passphrase: Passphrase) -> Contents | None:
     """The certificate or key in bare base64, as ``x5c`` and many consoles show it."""
     try:
         der = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         return None
-    return _of_parts("DER", der, [_tried(pem.part_of_der, der, lambda _: None)]) if pem.is_der(der) else None
+    return _of_der(der, body, passphrase) if pem.is_der(der) else None
 
 
 def _parsed(text: str) -> Any:
-    def objects(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) == len(pairs):
-            return made
-        doubled = Doubled(made)
-        counts = Counter(name for name, _ in pairs)
-        doubled.names = tuple(name for name, count in counts.items() if count > 1)
-        return doubled
-
     def constant(name: str) -> Any:
         raise ValueError(f"{name} is no JSON")
 
@@ -230,7 +233,26 @@ def _parsed(text: str) -> Any:
             raise ValueError("a number in it is too long")
         return int(digits)
 
-    return json.loads(text, object_pairs_hook=objects, parse_constant=constant, parse_int=integer)
+    def fraction(digits: str) -> float:
+        value = float(digits)
+        if math.isinf(value):
+            raise ValueError("a number in it is too large")
+        return value
+
+    return json.loads(
+        text, object_pairs_hook=object_of, parse_constant=constant, parse_int=integer, parse_float=fraction
+    )
+
+
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of its names and values, as ``json`` gives them; one that is :class:`Doubled` says so."""
+    made = dict(pairs)
+    if len(made) == len(pairs):
+        return made
+    doubled = Doubled(made)
+    counts = Counter(name for name, _ in pairs)
+    doubled.names = tuple(name for name, count in counts.items() if count > 1)
+    return doubled
 
 
 def _of_json(document: Any, body: bytes, findings: list[Finding]) -> Contents:
@@ -291,8 +313,8 @@ def _instead(document: Mapping[str, Any]) -> str:
     return "This is a JSON object, but it has neither 'keys' (a set) nor 'kty' (a JWK)."
 
 
-def doubled(document: Doubled) -> Finding:
+def doubled(document: Doubled, source: str = "RFC 7517 section 4") -> Finding:
     """What is said of names that stand twice in an object."""
     names = ", ".join(repr(name[:40]) for name in document.names[:5])
     says = f"The name {names} stands more than once in one object: parsers differ in which one counts. Keep one."
-    return error("duplicate-name", says, "RFC 7517 section 4")
+    return error("duplicate-name", says, source)

@@ -31,6 +31,9 @@ _UNSIGNED = ("X25519", "X448", "oct")
 _RANDOM_KID = 16
 _OCT_BITS = 256
 
+#: HMAC hashes a key longer than a block, 1,024 bits at most; nothing gains by more.
+_MOST_OCT_BITS = 16_384
+
 
 # -- made -------------------------------------------------------------------------------------------------------------
 
@@ -86,7 +89,7 @@ def _kind(name: str, alg: str | None, crv: str | None) -> Kind:
 def _private(kind: Kind, bits: int | None) -> PrivateKeyTypes:
     from cryptography.hazmat.primitives.asymmetric import ec, x448, x25519
 
-    if kind.kty == "RSA" and (bits or RSA_BITS[0]) not in RSA_BITS:
+    if kind.kty == "RSA" and bits is not None and bits not in RSA_BITS:
         raise ConfigurationError(f"An RSA key of {bits} bits: choose from {', '.join(map(str, RSA_BITS))}.")
     if kind.name == "X25519":
         return x25519.X25519PrivateKey.generate()
@@ -100,10 +103,10 @@ def _private(kind: Kind, bits: int | None) -> PrivateKeyTypes:
 
 def _oct(alg: str | None, bits: int | None) -> Jwk:
     least = 8 * ALGS[alg].least if alg else 8
-    size = bits or (least if alg else _OCT_BITS)
+    size = (least if alg else _OCT_BITS) if bits is None else bits
     fixed = alg is not None and ALGS[alg].use == "enc"
-    if size % 8 or size < least or (fixed and size != least):
-        wanted = f"of {least} bits" if fixed else f"of {least} bits or more, in whole bytes"
+    if size % 8 or not least <= size <= _MOST_OCT_BITS or (fixed and size != least):
+        wanted = f"of {least} bits" if fixed else f"of {least} bits or more (to {_MOST_OCT_BITS}), in whole bytes"
         raise ConfigurationError(f"A symmetric key of {size} bits: {alg or 'oct'} needs one {wanted}.")
     return {"kty": "oct", "k": b64u(secrets.token_bytes(size // 8))}
 
@@ -112,8 +115,17 @@ def _oct(alg: str | None, bits: int | None) -> Jwk:
 
 
 def named(jwk: Mapping[str, Any], kid: str | None = None) -> Jwk:
-    """``jwk`` under ``kid``; without one, under its own, or else its thumbprint (RFC 7638)."""
-    if kid is None and isinstance(jwk.get("kid"), str) and jwk["kid"]:
+    """``jwk`` under ``kid``; without one, under its own, or else its thumbprint (RFC 7638).
+
+    Raises:
+        ConfigurationError: ``kid`` is one that verifiers and people could not tell.
+    """
+    if kid is not None and not (kid.strip() and kid.isprintable()):
+        raise ConfigurationError(
+            "--kid: a name that is blank, or has signs in it that cannot be shown, finds no key. Leave it out for the"
+            " thumbprint."
+        )
+    if kid is None and isinstance(jwk.get("kid"), str) and jwk["kid"].strip():
         return dict(jwk)
     # The thumbprint of a symmetric key would tell something of it (RFC 7638 section 7).
     derived = b64u(secrets.token_bytes(_RANDOM_KID)) if jwk["kty"] == "oct" else jwks.thumbprint(jwk)
@@ -121,7 +133,7 @@ def named(jwk: Mapping[str, Any], kid: str | None = None) -> Jwk:
 
 
 def fitting(jwk: Mapping[str, Any], alg: str) -> Jwk:
-    """``jwk`` with ``alg``, and its ``use`` where it has none.
+    """``jwk`` with ``alg``, and the ``use`` that goes with it.
 
     Raises:
         ConfigurationError: ``alg`` does not work with such a key.
@@ -130,7 +142,9 @@ def fitting(jwk: Mapping[str, Any], alg: str) -> Jwk:
     if alg not in ALGS or kind is None or kind.name not in ALGS[alg].kinds:
         fits = ", ".join(name for name, purpose in ALGS.items() if kind is not None and kind.name in purpose.kinds)
         raise ConfigurationError(f"{alg[:40]} does not work with this key: choose from {fits or 'none'}.")
-    return {"use": ALGS[alg].use} | dict(jwk) | {"alg": alg}
+    # One of the two is enough (RFC 7517 section 4.3).
+    use = {} if "key_ops" in jwk and "use" not in jwk else {"use": ALGS[alg].use}
+    return dict(jwk) | {"alg": alg} | use
 
 
 def with_certificates(jwk: Mapping[str, Any], chain: Sequence[Certificate]) -> Jwk:
@@ -145,7 +159,7 @@ def certificates(jwk: Mapping[str, Any]) -> bytes:
     """The chain in ``x5c`` as PEM.
 
     Raises:
-        ConfigurationError: there is none, or it cannot be read.
+        ConfigurationError: there is none, it cannot be read, or it is for another key.
     """
     from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -155,6 +169,11 @@ def certificates(jwk: Mapping[str, Any]) -> bytes:
         chain = []
     if not chain:
         raise ConfigurationError("The key has no certificates ('x5c'), or they cannot be read.")
+    certified: Any = chain[0].public_key()
+    if keys.spki(certified) != keys.spki(keys.public_key(jwk)):
+        raise ConfigurationError(
+            "The first certificate of 'x5c' is for another key: take it out, or name the right one beside the key."
+        )
     return b"".join(each.public_bytes(Encoding.PEM) for each in chain)
 
 
