@@ -16,6 +16,7 @@ from rotator.keys import plan as planning
 from rotator.ports import Traits
 from rotator.simulate.faults import FaultyWorld, Stalling
 from rotator.simulate.mishaps import Mishaps
+from rotator.simulate.order import left_undone, unfinished
 from rotator.simulate.people import People
 from rotator.simulate.ports import Ports
 from rotator.simulate.world import START, Killed, Life, Violation
@@ -342,6 +343,8 @@ class Schedule:
             self.failed[worker] = 0
             world.ended(worker, well=True)
             world.ticked = max(world.ticked, began)
+            if not world.stalling and not world.amnesia and (undone := left_undone(world)):
+                self.violation = Violation(undone)
             if self.grows and keyset is world.keyset and not world.stalling:
                 world.obey(self.grows)
                 self.grows = None
@@ -437,5 +440,7 @@ class Schedule:
                 raise Violation(f"at the end the pointer of {alg} is not on its current key")
         if look.plan.step and not isinstance(look.plan.step, planning.Look):
             raise Violation(f"at the end something is still to do: {look.plan.step.name}")
+        for what in unfinished(world, 3 * _DAY):
+            raise Violation(what)
         if lost := [key_id for key_id in world.lost_keys() if world.handles[key_id] not in world.discarded]:
             raise Violation(f"at the end {world.called(lost[0])} is in the key store, and no ledger knows it")

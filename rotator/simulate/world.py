@@ -291,6 +291,10 @@ class World:
         """Whether a private half cannot sign any more: Secrets Manager and files keep what was handed out."""
         return handle in self.destroyed or (self.traits.leaves_strays and handle in self.disabled)
 
+    def was_stopped(self, handle: str | None) -> bool:
+        """Whether the key store was told to stop a private half, whatever it makes of that."""
+        return handle in self.disabled or handle in self.destroyed
+
     # -- keys and pointers ---------------------------------------------------------------------------------------
 
     def made(self, key_id: str, handle: str, alg: str, kid: str, private: Any) -> None:
@@ -387,18 +391,7 @@ class World:
         """Invariant 1: whoever signs from now on is known to every cache, unless a revoke forced and announced it."""
         key = self.ring.key(key_id)
         if key and key.forced and alg in self.emergencies:
-            lacking = [
-                copy
-                for document in self.keyset.documents_of(alg)
-                for copy in self.views(document.name)
-                if kid not in copy.keys
-            ]
-            ends = [(copy.until or self.now) + copy.staleness + self.truth.verifier_cache for copy in lacking]
-            self.early[kid] = max(ends, default=self.now)
-            for copy in lacking:
-                # What somebody else put there may stay for as long as the document store is away.
-                if copy.outsider:
-                    copy.excused |= {kid}
+            self._check_forced(alg, key_id, kid)
             return
         if kid not in self.revoked:
             # A stalled promotion of a revoked key that ends after all ends no emergency.
@@ -415,6 +408,22 @@ class World:
                         f"{self.called(key_id)} signs at {self.now:%Y-%m-%d %H:%M:%S}, but a cache may hold a copy"
                         f" without it, which was public {age}{until}"
                     )
+
+    def _check_forced(self, alg: str, key_id: str, kid: str) -> None:
+        """Whoever signs because a revoke left no other was seen in public once; what that costs is noted."""
+        lacking: list[Copy] = []
+        for document in self.keyset.documents_of(alg):
+            if not any(kid in copy.keys for copy in self.settle(document.name)):
+                raise Violation(f"{self.called(key_id)} signs, and was never public in {document.path}")
+            lacking += [copy for copy in self.views(document.name) if kid not in copy.keys]
+        ends = [(copy.until or self.now) + copy.staleness + self.truth.verifier_cache for copy in lacking]
+        self.early[kid] = max(ends, default=self.now)
+        for copy in lacking:
+            # What somebody else put there may stay for as long as the document store is away.
+            if copy.outsider:
+                copy.excused |= {kid}
+        # The next key waits for its gate again.
+        self.emergencies.discard(alg)
 
     def check_written(self, document: PublicDocument, body: bytes) -> None:
         """Invariants 2, 3, 5, 7 and 8, for a public document that a worker is about to write."""
