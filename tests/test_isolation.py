@@ -264,3 +264,28 @@ def test_a_skew_that_shrinks_is_remembered_as_long_as_the_key_may_verify() -> No
         world.tick("right")
         world.advance(timedelta(minutes=1))
     assert "retired" in world.stages().values()
+
+
+def test_a_promotion_whose_pointer_moved_is_not_taken_back_for_a_document_that_lost_its_key() -> None:
+    world = founded(policy=FAST)
+    world.advance(5 * DAY)
+    heir = world.kid(Stage.NEXT)
+    old = jwks.serialize([key.jwk or {} for key in world.ring.keys if key.stage is Stage.CURRENT], 0)
+    engine = world.engine()
+    store = engine._steps._keys
+    honest = store.move_pointer
+
+    def applied_and_lost(*given: object) -> object:
+        honest(*given)  # type: ignore[arg-type]
+        world.check_moved = lambda *_: None  # type: ignore[method-assign]
+        world.restore(old)
+        # So late that all is looked at again, in the same tick.
+        world.advance(2 * HOUR)
+        raise StoreError("the answer was lost")
+
+    store.move_pointer = applied_and_lost  # type: ignore[method-assign, assignment]
+    with pytest.raises(StoreError, match="lost"):
+        engine.tick()
+    world.tick("b")
+    assert world.kid(Stage.CURRENT) == heir, "rolled forward: it may have signed"
+    assert heir in world.public_kids()

@@ -165,3 +165,23 @@ REWRITTEN = b'{"keys": [{"kid": "a"}]}'
 )
 def test_which_copies_may_be_older(copy: bytes, origin: bytes, *, is_older: bool) -> None:
     assert older(*(Seen(exists=True, jwks=jwks.parse(body), body=body) for body in (copy, origin))) is is_older
+
+
+def test_a_copy_from_before_the_headers_changed_is_no_header_of_the_cdn() -> None:
+    life = Life()
+    life.begin(behind_a_cdn=True, traits=Traits())
+    through_one_edge(life.world, 0)
+    tick(life)
+    life.change("cache_stale", 2)
+    tick(life)
+    life.world.now += 3 * HOUR
+    tick(life)
+    life.world.now += 3 * DAY
+    life.change("cache_stale", 1)
+    life.rotate("now")
+    life.world.public.pass_by()
+    # The edge still hands out what it got under the longer header, and does not hear of the change.
+    before = life.world.kids[life.world.pointers["EdDSA"].id or ""]
+    assert life._ticked("a")
+    life.judge()
+    assert life.world.kids[life.world.pointers["EdDSA"].id or ""] != before

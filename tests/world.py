@@ -104,6 +104,7 @@ class World:
         self.invalidations: list[str] = []
         self.ledger_path = "acme/ledger.json"
         self.looked: dict[str, datetime] = {}
+        self.asked: dict[str, datetime] = {}
         self.broken: set[str] = set()
         self.proved: set[tuple[str, str]] = set()
         self._ring: tuple[bytes, Keyring] | None = None
@@ -305,7 +306,7 @@ class World:
         if length != len(kids) or length > self.policy.max_keys:
             raise Violation(f"{length} keys with {len(kids)} kids in the document; max_keys {self.policy.max_keys}")
 
-    def check_disabled(self, key_id: str, name: str) -> None:
+    def check_disabled(self, _worker: str, key_id: str, name: str) -> None:
         """No private half stops while issuers may sign with it."""
         until, key = self.named_until.get(key_id, NEVER), self.ring.key(key_id)
         assert key

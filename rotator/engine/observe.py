@@ -229,19 +229,26 @@ class Observer:
             return str(exc)
         if fetched is None:
             return f"{url} answers 404"
-        fault = self._freshness_fault(url, fetched, document, world)
+        keys = jwks.parse(fetched.body)
+        seen = Seen(exists=True, jwks=keys, cache_control=fetched.cache_control, body=fetched.body)
+        fault = self._freshness_fault(url, fetched, seen, document, world)
         if fault:
             return fault
-        keys = jwks.parse(fetched.body)
         if keys is None and not document.discovery:
             return f"{url} does not serve a JWKS"
         if keys and keys.fault and not document.discovery:
             return f"{url} serves what strict readers refuse: {keys.fault}"
-        return Seen(exists=True, jwks=keys, cache_control=fetched.cache_control, body=fetched.body)
+        return seen
 
-    def _freshness_fault(self, url: str, fetched: Fetched, document: PublicDocument, world: World) -> str | None:
+    def _freshness_fault(
+        self, url: str, fetched: Fetched, seen: Seen, document: PublicDocument, world: World
+    ) -> str | None:
         """What is wrong with the age of this copy, or with how long it may be kept: of that ``world`` takes a note."""
-        policy = self.keyset.policy
+        policy, facts = self.keyset.policy, world.ring.documents.get(document.name)
+        served = facts is not None and any(entry.cache_control == fetched.cache_control for entry in facts.served)
+        if served and older(seen, world.seen[document.name]):
+            # It went out before the headers changed: the ledger knows until when it may be about.
+            return None
         promised = staleness_of(fetched.cache_control)
         if promised > policy.cache_max_age + policy.cache_stale:
             known, sent = world.overridden.get(document.name, "no-store"), fetched.cache_control
@@ -284,13 +291,14 @@ class Observer:
                 continue
             if fetched is None:
                 continue
-            self._freshness_fault(url, fetched, document, world)
             keys = jwks.parse(fetched.body)
+            seen = Seen(exists=True, jwks=keys, cache_control=fetched.cache_control, body=fetched.body)
+            self._freshness_fault(url, fetched, seen, document, world)
             if keys and kid in keys.kids():
                 left = staleness_of(fetched.cache_control, self.keyset.policy.cache_tiers) - fetched.age
                 until = self.now() + max(left, timedelta(0))
                 told.append(f"{url} still serves it, and may until {until:%Y-%m-%d %H:%M:%S}Z")
-            elif older(Seen(exists=True, jwks=keys, body=fetched.body), world.seen[document.name]):
+            elif older(seen, world.seen[document.name]):
                 told.append(f"{url} still serves an older copy, and may serve others that show it")
         return "; ".join(told) or None
 

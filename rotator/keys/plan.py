@@ -502,7 +502,8 @@ def _restored(v: View) -> Iterator[Finding]:
 
 def _cancel_promotion(v: View) -> Iterator[Finding]:
     for alg, key in v.promoting.items():
-        if key.forced or not key.promoting_at or alg not in v.observed.pointers:
+        if key.forced or not key.promoting_at or v.observed.pointers.get(alg, key.id) == key.id:
+            # Where the pointer names it already there is no way back.
             continue
         opens = gate(v.keyset, key)
         if (opens is None or opens > key.promoting_at) and not v.failed("cancel-promotion", key.id):

@@ -120,6 +120,7 @@ class Ports:
 
         def apply() -> Pointer:
             pointer = self.world.pointers.get(algorithm.alg, _NOWHERE)
+            self.world.asked[self.worker] = self.world.now
             return replace(pointer, date=self.world.store_date())
 
         return self._do(f"read pointer {algorithm.alg}", apply)  # type: ignore[no-any-return]
@@ -183,7 +184,7 @@ class Ports:
         """See ``KeyStore.disable``."""
 
         def apply() -> None:
-            self.world.check_disabled(ref.id, self.world.called(ref.id))
+            self.world.check_disabled(self.worker, ref.id, self.world.called(ref.id))
             self.world.disabled.add(ref.handle)
 
         self._do("disable", apply)
@@ -192,7 +193,7 @@ class Ports:
         """See ``KeyStore.destroy``."""
 
         def apply() -> None:
-            self.world.check_disabled(ref.id, self.world.called(ref.id))
+            self.world.check_disabled(self.worker, ref.id, self.world.called(ref.id))
             self.world.destroyed.add(ref.handle)
 
         self._do("destroy", apply)

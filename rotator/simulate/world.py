@@ -134,7 +134,7 @@ class World:
         self.by_hand: set[str] = set()
         self.led_by_hand: dict[str, datetime] = {}
         self.theirs: set[str] = set()
-        """Keys to which somebody led issuers, and away again, before any worker could see it."""
+        """Keys to which somebody led issuers before any worker could see it."""
         self.revoked: dict[str, datetime] = {}
         self.emergencies: set[str] = set()
         """Algorithms whose signing key was revoked: the next key may sign before its gate."""
@@ -142,6 +142,8 @@ class World:
         """kid → until when verifiers may reject it, because a revoke made it sign before its gate."""
         self.amnesia = False
         self.looked: dict[str, datetime] = {}
+        self.asked: dict[str, datetime] = {}
+        """When each worker last read a pointer."""
         self.shown_at_origin: dict[str, Copy] = {}
         self.ticked = START
         """When the last tick that ended well began."""
@@ -478,8 +480,11 @@ class World:
     def _standing_by(self) -> set[str]:
         return {key.kid for key in self.ring.keys if key.kid and key.public}
 
-    def check_disabled(self, key_id: str, name: str) -> None:
+    def check_disabled(self, worker: str, key_id: str, name: str) -> None:
         """No private half stops while issuers may sign with it."""
+        if key_id in self.led_by_hand and self.led_by_hand[key_id] >= self.asked.get(worker, START):
+            # Between a worker's look at the pointer and what follows from it an outsider may always slip in.
+            self.theirs.add(key_id)
         if self.kids.get(key_id) in self.revoked or key_id not in self.named_until or key_id in self.theirs:
             return
         until = self.signed_until(key_id)
