@@ -183,7 +183,7 @@ def worries(outcome: Outcome) -> Iterator[str]:
         yield f"clock: {outcome.clock_fault}"
     for document, kids in outcome.foreign.items():
         yield (
-            f"foreign keys in {document}: {', '.join(kids)}. They are kept beside ours;"
+            f"foreign keys in {document}: {', '.join(kid[:80] for kid in kids)}. They are kept beside ours;"
             f" 'rotator drop {name} KID' removes one."
         )
     # Keys of several algorithms often wait for one and the same thing.

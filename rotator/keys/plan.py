@@ -628,7 +628,7 @@ def _note_published(v: View) -> Iterator[Finding]:
         if not fresh or stranger(v.ring, document, seen) or v.failed("note-published", document.name):
             continue
         # Where nobody may sign after a revoke, a clock that is off does not delay the first key that is seen.
-        patient = None if any(v.ring.succession(key.alg).forced_at for key in fresh) else v.patient
+        patient = None if any(key.forced or v.ring.succession(key.alg).forced_at for key in fresh) else v.patient
         if patient or document.name in v.observed.unseen:
             reason = patient or v.observed.unseen[document.name]
             yield from (Wait("note-published", reason, alg=key.alg, kid=key.kid) for key in fresh)
