@@ -53,6 +53,8 @@ _CHANCE = {
     "clock": 0.0004,
 }
 
+_MINUTE, _HOUR, _DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+
 _SERVICES = {"fetch": "web", "invalidate": "cdn"}
 
 
@@ -60,11 +62,17 @@ def chosen(names: str) -> frozenset[str]:
     """The faults in ``names``: ``all``, ``none`` or a list with commas.
 
     Raises:
-        ConfigurationError: one of them is unknown.
+        ConfigurationError: one of them is unknown, there is none, or ``all`` or ``none`` does not stand alone.
     """
-    if names == "all":
-        return frozenset(FAULTS)
-    wanted = frozenset(name.strip() for name in names.split(",") if name.strip()) - {"none"}
+    wanted = frozenset(name.strip() for name in names.split(",") if name.strip())
+    if wanted in ({"all"}, {"none"}):
+        return frozenset(FAULTS) if "all" in wanted else frozenset()
+    if not wanted:
+        raise ConfigurationError(f"No fault is named: choose all, none or from {', '.join(FAULTS)}.")
+    if alone := sorted(wanted & {"all", "none"}):
+        raise ConfigurationError(
+            f"{alone[0]!r} cannot stand beside other faults: choose all, none or from {', '.join(FAULTS)}."
+        )
     if unknown := sorted(wanted - FAULTS.keys()):
         raise ConfigurationError(
             f"Unknown fault {', '.join(map(repr, unknown))}: choose all, none or from {', '.join(FAULTS)}."
@@ -137,6 +145,13 @@ class FaultyWorld(World):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # Where keys live for minutes, an outage of days would be all that ever happens.
+        lifetime = self.keyset.policy.lifetime
+        self.day, self.hour, self.minute = (
+            min(_DAY, lifetime / 4),
+            min(_HOUR, lifetime / 24),
+            min(_MINUTE, lifetime / 1_440),
+        )
         self.public = Public(self, random.Random(self.rng.random()))
         self.skews: dict[str, timedelta] = {}
         self.away: dict[str, datetime] = {}
@@ -176,9 +191,11 @@ class FaultyWorld(World):
     def jump(self, worker: str) -> None:
         """A clock that nobody keeps any more."""
         self.happened["clock"] += 1
-        self.skews[worker] = timedelta(
-            days=self.rng.choice((-1, 1)) * self.rng.choice((0.1, 1, 40)) * self.rng.random()
-        )
+        sign = self.rng.choice((-1, 1))
+        away = timedelta(days=sign * self.rng.choice((0.1, 1, 40)) * self.rng.random())
+        scale = self.day / _DAY
+        # Stores tell the time in whole seconds: a jump that is lost in them nobody could notice.
+        self.skews[worker] = away * scale + sign * timedelta(seconds=3) * (1 - scale)
         self.tell(worker, f"its clock jumps by {self.skews[worker]}")
 
     # -- documents -----------------------------------------------------------------------------------------------
@@ -251,12 +268,13 @@ class FaultyWorld(World):
                 self._applied(worker, name, apply)
             raise Killed
         if fault == "throttle":
-            self.away[self.service(name)] = self.now + timedelta(minutes=10 * self.rng.random())
+            away = timedelta(minutes=10 * self.rng.random()) * (self.minute / _MINUTE)
+            self.away[self.service(name)] = self.now + away
             raise StoreError(f"{name} failed: rate exceeded")
         if fault == "clock":
             (self.jump if self.rng.random() < 0.2 else self.set_clock)(worker)
         elif fault == "slow":
-            self.now += timedelta(seconds=120 * self.rng.random())
+            self.now += timedelta(seconds=120 * self.rng.random()) * (self.minute / _MINUTE)
         elif not (name == "keys.create" and self.traits.leaves_strays):
             # Twice. A client never repeats what must happen once: CreateKey has no idempotency token.
             self._applied(worker, name, apply)

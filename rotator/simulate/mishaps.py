@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from datetime import timedelta
+import math
 from typing import TYPE_CHECKING
 
 from rotator.keys import jwks, material
@@ -12,16 +12,13 @@ from rotator.keys.algorithms import algorithm
 if TYPE_CHECKING:
     from rotator.simulate.schedule import Schedule
 
-_HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
-
 
 class Mishaps:
     """One method for each fault that the schedule lets happen now and then."""
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule, self.world, self.rng = schedule, schedule.world, schedule.rng
-        # Where keys live for minutes, an outage of days would be all that ever happens.
-        self.hour, self.day = min(_HOUR, schedule.base.lifetime / 24), min(_DAY, schedule.base.lifetime / 4)
+        self.hour, self.day = self.world.hour, self.world.day
 
     def outage(self) -> None:
         """A service is away for hours or days."""
@@ -59,7 +56,7 @@ class Mishaps:
             or not any(document.urls for document in self.world.keyset.documents)
         ):
             return
-        age = self.rng.choice((3_600, 86_400, 604_800))
+        age = math.ceil(self.rng.choice((self.hour, self.day, 7 * self.day)).total_seconds())
         self.schedule.note("header", f"the CDN sends max-age={age}")
         self.world.override_headers(f"public, max-age={age}, stale-while-revalidate=0, stale-if-error=0")
         self.schedule.later(self.schedule.short(2 * self.day), lambda: self.world.override_headers(None))

@@ -14,7 +14,7 @@ from rotator.simulate.world import Killed, Violation
 if TYPE_CHECKING:
     from rotator.simulate.schedule import Schedule
 
-_SECOND, _MINUTE, _HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
+_SECOND = timedelta(seconds=1)
 
 #: Algorithms that ``algorithms`` adds beside the configured ones.
 _OTHERS = ("ES256", "EdDSA")
@@ -61,9 +61,9 @@ class People:
                     if self.schedule.outcome
                     else []
                 )
-                span = min((at - world.now for at in opens if at > world.now), default=_HOUR)
+                span = min((at - world.now for at in opens if at > world.now), default=world.hour)
                 self.schedule.later(
-                    min(span, self.schedule.short(6 * _HOUR)) + _SECOND / 50, lambda: self._hasty(tries - 1)
+                    min(span, self.schedule.short(6 * world.hour)) + _SECOND / 50, lambda: self._hasty(tries - 1)
                 )
         except Violation as exc:
             self.schedule.violation = exc
@@ -103,9 +103,9 @@ class People:
             if radius:
                 self._compare(radius, key)
             eager = self.rng.choice(self.schedule.workers)
-            self.schedule.later(self.schedule.short(_MINUTE), lambda: self.schedule.hurried(eager))
+            self.schedule.later(self.schedule.short(world.minute), lambda: self.schedule.hurried(eager))
         elif tries and not after.revoked_at and not after.withdrawn_at:
-            self.schedule.later(self.schedule.short(_HOUR), lambda: self.revoke(kid, tries - 1))
+            self.schedule.later(self.schedule.short(world.hour), lambda: self.revoke(kid, tries - 1))
 
     def _compare(self, radius: Any, key: Any) -> None:
         """The blast radius that was told must hold for every token that this world knows of."""
@@ -178,4 +178,5 @@ class People:
 
 
 def _whole(span: timedelta) -> timedelta:
-    return timedelta(seconds=max(1, int(span.total_seconds())))
+    # What the policy leaves at nothing stays so: a protection against it would protect from something else.
+    return timedelta(seconds=max(1, int(span.total_seconds()))) if span else span

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import count
@@ -22,13 +23,14 @@ from rotator.simulate.ports import Ports
 from rotator.simulate.world import START, Killed, Life, Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rotator.engine import Outcome
     from rotator.keys.keyring import Key
     from rotator.keys.policy import KeySet, Policy
 
 _SECOND, _MINUTE, _HOUR, _DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+
+#: Steps done so far, and the age of the world → whether it is to go on.
+Watch = Callable[[int, timedelta], bool]
 
 #: How often each of these happens: once in so many lifetimes of a key, on average.
 _ONCE_IN = {
@@ -82,16 +84,16 @@ class Result:
     story: list[str] = field(default_factory=list)
 
 
-def simulate(order: Order) -> Result:
-    """Live through one world; a violation ends it and stands in the result."""
-    return Schedule(order).live()
+def simulate(order: Order, watch: Watch = lambda _steps, _age: True) -> Result:
+    """Live through one world; a violation ends it and stands in the result, and ``watch`` may end it early."""
+    return Schedule(order, watch).live()
 
 
 class Schedule:
     """One world from its first start to its end."""
 
-    def __init__(self, order: Order) -> None:
-        self.order = order
+    def __init__(self, order: Order, watch: Watch) -> None:
+        self.order, self.watch = order, watch
         self.base = order.keyset.policy
         rng = random.Random(order.seed)
         self.workers = tuple(f"worker{n + 1}" for n in range(order.workers))
@@ -159,13 +161,17 @@ class Schedule:
         self._pass_until(when)
         what()
         self._judge()
+        self._look_up()
+
+    def _look_up(self) -> None:
+        self.over = self.over or not self.watch(self.world.steps, self.world.age())
 
     def _pass_until(self, when: datetime) -> None:
         """Let time go by; issuers sign and verifiers look on the way."""
         world = self.world
         away = when - world.now
         if away > timedelta(0):
-            if away > _HOUR:
+            if away > world.hour:
                 world.now += away * self.rng.random()
                 self._watched()
             world.now = max(world.now, when)
@@ -240,7 +246,7 @@ class Schedule:
             self.owed.add(worker)
             return
         if world.now < self.stopped_until:
-            self.later(max(self.stopped_until - world.now, _MINUTE), self._ticking(worker))
+            self.later(max(self.stopped_until - world.now, world.minute), self._ticking(worker))
             return
         if "stall" in world.faults and self.rng.random() < (0.5 if self._promotion_due() else 1 / _STALLS):
             self._stalling(worker, again=True)
@@ -278,7 +284,8 @@ class Schedule:
         return self.rng.randrange(10) if self.rng.random() < 0.6 else self.rng.randrange(60)
 
     def _stall(self) -> timedelta:
-        longest = self.rng.choice((_SECOND, _MINUTE, _HOUR, _DAY, self.base.lifetime * 1.5))
+        world = self.world
+        longest = self.rng.choice((_SECOND, world.minute, world.hour, world.day, self.base.lifetime * 1.5))
         return longest * self.rng.random()
 
     def _resume(self, worker: str, task: Stalling) -> None:
@@ -288,7 +295,7 @@ class Schedule:
             del world.stalling[worker]
             if worker in self.owed:
                 self.owed.remove(worker)
-                self.later(_MINUTE, self._ticking(worker))
+                self.later(world.minute, self._ticking(worker))
             self._judge()
             return
         world.happened["stall"] += 1
@@ -320,7 +327,7 @@ class Schedule:
         keyset = world.keyset
         # Who fails again and again is asked less and less often: an outage of days is no reason for thousands of ticks.
         began = world.now
-        pause = self.short(_HOUR / 6) * min(self.failed[worker] + 1, 20)
+        pause = self.short(world.hour / 6) * min(self.failed[worker] + 1, 20)
         try:
             engine = self.engine(worker)
             if not world.ledgers:
@@ -361,7 +368,7 @@ class Schedule:
         soon = min(self.base.lifetime / 15, _DAY)
         if due and self.rng.random() < 0.6:
             jitter = self.rng.choice(
-                (-_SECOND, timedelta(0), timedelta(milliseconds=50), _SECOND, _MINUTE, 10 * _MINUTE)
+                (-_SECOND, timedelta(0), timedelta(milliseconds=50), _SECOND, self.world.minute, 10 * self.world.minute)
             )
             exactly = due - self.world.now + jitter
             if exactly < 20 * soon:
@@ -401,6 +408,21 @@ class Schedule:
         if world.ledger_path not in world.documents or world.amnesia:
             # A ledger that was restored and written to since: what it forgot is not ours to count.
             return
+        self._calm()
+        policy = world.keyset.policy
+        # Where a CDN once sent a header of its own, its copies stop the clock for as long as that allowed.
+        overridden = max((copy.staleness for copies in world.copies.values() for copy in copies), default=timedelta(0))
+        rested = world.now + policy.lifetime + 2 * (policy.prepublish + policy.retention + overridden)
+        self._tick_until(rested + 2 * world.day)
+        # Some things take a day however short keys live: a search for strays, or the end of an algorithm.
+        latest = rested + 2 * _DAY
+        while not self.over and (disorder := self._disorder()):
+            if world.now >= latest:
+                raise Violation(disorder)
+            self._tick_until(min(latest, world.now + policy.lifetime))
+
+    def _calm(self) -> None:
+        world = self.world
         world.calm = True
         world.away.clear()
         world.frozen_until = world.now
@@ -410,37 +432,35 @@ class Schedule:
         for key in self.known():
             if key.handle in world.broken and key.standby and key.kid:
                 self.people.revoke(key.kid)
-        worker = self.workers[0]
         self.engines.clear()
-        policy = world.keyset.policy
-        # Where a CDN once sent a header of its own, its copies stop the clock for as long as that allowed.
-        overridden = max((copy.staleness for copies in world.copies.values() for copy in copies), default=timedelta(0))
-        end = world.now + policy.lifetime + 2 * (policy.prepublish + policy.retention + overridden) + 2 * _DAY
-        while world.now < end:
-            self._worked(worker)
+
+    def _tick_until(self, end: datetime) -> None:
+        world, soon = self.world, min(_MINUTE, self.base.lifetime / 50)
+        while world.now < end and not self.over:
+            self._worked(self.workers[0])
             self._judge()
+            self._look_up()
             waits = self.outcome.plan.waits if self.outcome else ()
             # What waits for a cache that shows an old copy has no time: look again soon.
-            due = min((wait.at or world.now + 6 * _HOUR for wait in waits), default=world.now + _DAY)
-            self._pass_until(min(end, max(due, world.now + _MINUTE)))
-        self._in_order()
+            due = min((wait.at or world.now + 6 * world.hour for wait in waits), default=world.now + world.day)
+            self._pass_until(min(end, max(due, world.now + soon)))
 
-    def _in_order(self) -> None:
+    def _disorder(self) -> str | None:
+        """What did not come right; ``None``: all did."""
         world = self.world
         try:
             look = self.engine(self.workers[0]).look()
         except RotatorError as exc:
-            raise Violation(f"at the end nothing can be done any more: {exc}") from None
+            return f"at the end nothing can be done any more: {exc}"
         ring = look.ring
         for alg in world.keyset.policy.algorithms:
             current = ring.current(alg)
             if current is None:
-                raise Violation(f"at the end no {alg} key signs: {look.plan}")
+                return f"at the end no {alg} key signs: {look.plan}"
             if world.pointers[alg].id != current.id:
-                raise Violation(f"at the end the pointer of {alg} is not on its current key")
+                return f"at the end the pointer of {alg} is not on its current key"
         if look.plan.step and not isinstance(look.plan.step, planning.Look):
-            raise Violation(f"at the end something is still to do: {look.plan.step.name}")
-        for what in unfinished(world, 3 * _DAY):
-            raise Violation(what)
+            return f"at the end something is still to do: {look.plan.step.name}"
         if lost := [key_id for key_id in world.lost_keys() if world.handles[key_id] not in world.discarded]:
-            raise Violation(f"at the end {world.called(lost[0])} is in the key store, and no ledger knows it")
+            return f"at the end {world.called(lost[0])} is in the key store, and no ledger knows it"
+        return next(unfinished(world, 3 * _DAY), None)
