@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
 import shlex
+import signal
+import subprocess
+import sys
+import time
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,14 +22,12 @@ from rotator.cli import app
 from rotator.errors import ConfigurationError
 from rotator.keys.policy import KeySet, Policy, PublicDocument
 from rotator.ports import Traits
-from rotator.simulate.campaign import STRAYS, Campaign, run, shortest, table
+from rotator.simulate.campaign import STRAYS, YEAR, Campaign, run, shortest, table, usual_years, world_span
 from rotator.simulate.faults import FAULTS, chosen, listed
 from rotator.simulate.gates import GATES, named, without
 from rotator.simulate.schedule import Order, Result, simulate
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from typer.testing import Result as Ended
 
 ALL = frozenset(FAULTS)
@@ -37,6 +42,21 @@ CAREFUL = Policy(
     signer_lag=timedelta(hours=8),
     token_lifetime=timedelta(hours=12),
 )
+BRIEF = Policy(
+    algorithms=("EdDSA",),
+    lifetime=timedelta(seconds=25),
+    token_lifetime=timedelta(seconds=3),
+    signer_lag=timedelta(seconds=1),
+    cache_max_age=timedelta(seconds=1),
+    cache_stale=timedelta(0),
+    verifier_cache=timedelta(seconds=3),
+    verifier_leeway=timedelta(seconds=1),
+    clock_skew=timedelta(0),
+    interval=timedelta(seconds=1),
+)
+ENVIRONMENT = {**os.environ, "TERM": "xterm", "PYTHONPATH": str(Path(__file__).parents[1])}
+ENVIRONMENT.pop("ROTATOR_CONFIG", None)
+CONFIG = Path(__file__).parents[1] / "config"
 
 
 def keyset(policy: Policy = SHORT, *documents: PublicDocument) -> KeySet:
@@ -141,6 +161,39 @@ def test_a_seed_replays_everything() -> None:
     assert (first.steps, first.verified) != (other.steps, other.verified)
 
 
+def test_a_world_lives_in_proportion_to_a_key() -> None:
+    assert world_span(Policy()) == timedelta(days=365)
+    assert usual_years(Policy()) == 10
+    assert usual_years(Policy(lifetime=timedelta(days=90))) == 10
+    assert world_span(BRIEF) < timedelta(minutes=6)
+    assert usual_years(BRIEF) * YEAR < timedelta(hours=1)
+    # Where tokens outlive keys, many keys wait for the end of theirs.
+    assert world_span(Policy(lifetime=timedelta(days=3), token_lifetime=timedelta(days=15))) > timedelta(days=180)
+
+
+@pytest.mark.parametrize("traits", [Traits(), STRAYS])
+def test_keys_that_live_for_seconds_are_lived_through_in_seconds(traits: Traits) -> None:
+    result = simulate(Order(keyset(BRIEF), 0, world_span(BRIEF), ALL, traits=traits))
+    assert result.violation is None, result.story
+    assert result.rotations > 5
+    assert result.span < timedelta(days=1)
+    assert result.steps < 20_000
+
+
+def test_whoever_watches_may_end_a_world_early() -> None:
+    whole = lived(days=20)
+    seen: list[int] = []
+
+    def watch(steps: int, age: timedelta) -> bool:
+        seen.append(steps)
+        return steps < 300
+
+    result = simulate(Order(keyset(), 0, timedelta(days=20), ALL), watch)
+    assert seen == sorted(seen)
+    assert 300 <= result.steps < whole.steps
+    assert result.violation is None
+
+
 @pytest.mark.slow
 def test_every_fault_happens() -> None:
     happened: set[str] = set()
@@ -168,6 +221,12 @@ def test_what_a_person_may_choose() -> None:
     assert listed({"kill", "lost"}) == "lost,kill"
     with pytest.raises(ConfigurationError, match="'meteor'"):
         chosen("lost,meteor")
+    for mixed in ("all,lost", "lost,none", "all,none"):
+        with pytest.raises(ConfigurationError, match="cannot stand beside"):
+            chosen(mixed)
+    for empty in ("", " , "):
+        with pytest.raises(ConfigurationError, match="No fault is named"):
+            chosen(empty)
 
 
 # -- without a protection ----------------------------------------------------------------------------------------------
@@ -202,6 +261,18 @@ def test_the_replay_gets_shorter(gate: str) -> None:
     assert simulate(order).violation is None
 
 
+def test_no_candidate_for_a_shorter_replay_outlives_the_time_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    campaign = Campaign(keyset(), years=2, gate="prepublish")
+    broken = run(campaign).broken
+    assert broken
+    endless = Order(keyset(), broken.seed, timedelta(days=3_650), ALL)
+    monkeypatch.setattr(Campaign, "orders", lambda _: iter((endless,)))
+    broken.ended = broken.began + endless.span
+    began = time.monotonic()
+    shortest(campaign, broken, seconds=0.5)
+    assert time.monotonic() - began < 5
+
+
 def broken_without(gate: str, *, seconds: float) -> tuple[Order, Result]:
     campaign = Campaign(keyset(), years=2, faults=ALL, gate=gate)
     totals = run(campaign)
@@ -213,7 +284,7 @@ def broken_without(gate: str, *, seconds: float) -> tuple[Order, Result]:
 
 @pytest.mark.slow
 def test_the_loss_of_every_protection_is_noticed() -> None:
-    rows = list(table(keyset(), worlds=150))
+    rows = list(table(Campaign(keyset(), years=150 * world_span(SHORT) / YEAR)))
     assert [row.gate for row in rows] == list(GATES)
     assert [row.gate for row in rows if row.violation is None] == []
 
@@ -242,6 +313,13 @@ def test_each_key_set_is_told_as_data(config: str) -> None:
     assert shop["faults"] == {}
     assert shop["tokens_verified"] > 0
     assert shop["steps"] > 0
+
+
+@pytest.mark.parametrize("file", sorted(CONFIG.glob("*.toml")), ids=lambda file: file.stem)
+def test_every_example_of_a_configuration_can_be_lived_through(file: Path) -> None:
+    ended = told("--config", str(file), "simulate", "--years", "0.001", "--faults", "lost,kill")
+    assert ended.exit_code == 0, ended.output
+    assert "all held" in ended.output
 
 
 @pytest.mark.slow
@@ -275,6 +353,84 @@ def test_what_breaks_is_told_with_a_replay_that_breaks_the_same(config: str) -> 
     assert told(*words[1 : words.index("--without")]).exit_code == 0
 
 
+def test_the_replay_is_told_as_data_and_quotes_what_a_shell_would_take_apart(config: str, tmp_path: Path) -> None:
+    odd = tmp_path / "it's mine; really" / "rotator.toml"
+    odd.parent.mkdir()
+    Path(config).rename(odd)
+    ended = told("--config", str(odd), "simulate", "shop", "--without", "retention", "--json")
+    assert ended.exit_code == 1
+    (shop,) = json.loads(ended.stdout)["keysets"]
+    program, *words = shlex.split(shop["replay"])
+    assert program == "rotator"
+    assert words[1] == str(odd)
+    assert "BROKEN" in told(*words).output
+
+
+def test_what_breaks_in_the_first_second_has_a_replay_too(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sudden = Order(keyset(), 0, timedelta(milliseconds=5), frozenset(), 1)
+    monkeypatch.setattr("rotator.simulate.campaign.shortest", lambda _, broken: (sudden, broken))
+    words = ("--config", config, "simulate", "shop", "--without", "retention", "--json")
+    (shop,) = json.loads(told(*words).stdout)["keysets"]
+    assert told(*shlex.split(shop["replay"])[1:]).exit_code in {0, 1}
+
+
+def test_a_loss_that_nobody_noticed_yet_is_told_and_no_failure(config: str) -> None:
+    words = ("--config", config, "simulate", "shop", "--without", "fence", "--years", "0.001")
+    ended = told(*words)
+    assert ended.exit_code == 0, ended.output
+    assert "Nobody noticed yet that fence is missing" in ended.output
+    (shop,) = numbers(*words)
+    assert (shop["violation"], shop["replay"], shop["means_nothing"]) == (None, None, None)
+
+
+@pytest.fixture
+def trusting(config: str) -> str:
+    """The configuration of who leaves nothing to clocks, stale copies and slow issuers."""
+    path = Path(config)
+    path.write_text(path.read_text() + '[policy]\nclock_skew = "0s"\ncache_stale = "0s"\nsigner_lag = "0s"\n')
+    return config
+
+
+@pytest.mark.parametrize(
+    ("gate", "reason"),
+    [
+        ("skew", "clock_skew is 0s"),
+        ("cache-stale", "cache_stale is 0s"),
+        ("signer-lag", "signer_lag is 0s"),
+        ("seen-in-public", "no document has a public_url"),
+    ],
+)
+def test_to_take_away_what_the_policy_does_not_give_means_nothing(trusting: str, gate: str, reason: str) -> None:
+    ended = told("--config", trusting, "simulate", "shop", "--without", gate)
+    assert ended.exit_code == 0, ended.output
+    assert f"{gate} means nothing here, as {reason}" in ended.output
+    assert "Nobody noticed" not in ended.output
+    (shop,) = numbers("--config", trusting, "simulate", "shop", "--without", gate)
+    assert (shop["means_nothing"], shop["steps"]) == (reason, 0)
+
+
+def test_the_table_says_which_protection_means_nothing(trusting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {name: GATES[name] for name in ("skew", "retention")}
+    monkeypatch.setattr("rotator.simulate.campaign.GATES", few)
+    ended = told("--config", trusting, "simulate", "shop", "--without", "all")
+    assert ended.exit_code == 0, ended.output
+    assert re.search(r"^skew +nothing: clock_skew is 0s", ended.output, re.MULTILINE)
+    assert re.search(r"^retention +caught after", ended.output, re.MULTILINE)
+    assert "NOT CAUGHT" not in ended.output
+
+
+def test_the_table_lives_through_as_much_as_was_asked_for(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {name: GATES[name] for name in ("fence",)}
+    monkeypatch.setattr("rotator.simulate.campaign.GATES", few)
+    words = ("--config", config, "simulate", "shop", "--without", "all", "--workers", "1", "--json")
+    for length in (("--years", "0.001"), ("--steps", "50")):
+        ended = told(*words, *length)
+        assert ended.exit_code == 1
+        (row,) = json.loads(ended.stdout)["protections"]
+        # One world at most.
+        assert 0 < row["steps"] < 5_000
+
+
 def test_all_protections_as_a_table(config: str, monkeypatch: pytest.MonkeyPatch) -> None:
     few = {name: GATES[name] for name in ("prepublish", "retention")}
     monkeypatch.setattr("rotator.simulate.campaign.GATES", few)
@@ -304,6 +460,11 @@ def test_a_protection_whose_loss_nobody_notices_fails(config: str, monkeypatch: 
         (["--years", "nan"], "--years"),
         (["--years", "0"], "--years"),
         (["--years", "1e9"], "--years"),
+        (["--without", ""], "no protection ''"),
+        (["--without", "all", "--faults", "lost"], "leave --faults out"),
+        (["--faults", ""], "No fault is named"),
+        (["--faults", "none,lost"], "'none' cannot stand beside"),
+        (["--faults", "all,lost"], "'all' cannot stand beside"),
         (["--workers", "0"], "--workers"),
         (["--steps", "-1"], "--steps"),
         (["nobody"], "nobody"),
@@ -321,7 +482,99 @@ def test_the_help_names_every_fault_and_every_protection() -> None:
     assert words >= set(GATES)
 
 
-def test_several_processes_find_the_same() -> None:
-    alone = run(Campaign(keyset(), years=0.05, seed=5))
-    together = run(Campaign(keyset(), years=0.05, seed=5), jobs=2)
+def test_more_jobs_than_anybody_has_are_refused(config: str) -> None:
+    ended = CliRunner().invoke(app, ["--config", config, "simulate", "--jobs", "99999999999"])
+    assert ended.exit_code == 2
+    assert "--jobs" in ended.output
+
+
+def test_several_processes_find_the_same_and_tell_how_far_they_are() -> None:
+    campaign, seen = Campaign(keyset(BRIEF), years=1.2 * world_span(BRIEF) / YEAR, seed=5), [0]
+
+    def progress(steps: int, _: timedelta) -> None:
+        seen.append(steps)
+
+    alone = run(campaign, progress=progress)
+    assert alone.worlds > 1
+    assert seen == sorted(seen)
+    assert len(seen) > 50
+    del seen[1:]
+    together = run(campaign, jobs=2, progress=progress)
     assert (alone.steps, alone.verified, alone.faults) == (together.steps, together.verified, together.faults)
+    assert seen == sorted(seen)
+    assert seen[-1] == alone.steps
+
+
+# -- Ctrl-C ------------------------------------------------------------------------------------------------------------
+
+# Whoever runs the tests in the background had them ignore it.
+HEARING = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+MAIN = "from rotator.__main__ import main; main()"
+COMMAND = (sys.executable, "-c", f"{HEARING}; {MAIN}", "simulate", "--jobs", "2")
+
+
+def processes(session: int) -> list[str]:
+    """The command lines of all processes of a session that are not over."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, _, belongs = (process / "stat").read_text().rpartition(") ")[2].split()[:4]
+            if int(belongs) == session and state != "Z":
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            # It ended meanwhile.
+            continue
+    return found
+
+
+def under_way(session: int) -> None:
+    """Wait until both processes are there; they import still."""
+    until = time.monotonic() + 30
+    while sum("spawn_main" in line for line in processes(session)) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("everybody", [True, False], ids=["all processes hear it", "one process hears it"])
+@pytest.mark.parametrize("words", [(), ("--without", "all")], ids=["with", "without"])
+def test_an_interrupt_ends_all_processes_at_once(tmp_path: Path, words: tuple[str, ...], everybody: bool) -> None:
+    with subprocess.Popen(
+        [*COMMAND, *words],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        under_way(process.pid)
+        began = time.monotonic()
+        (os.killpg if everybody else os.kill)(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert time.monotonic() - began < 5
+    assert said.splitlines()[1:] == ["Interrupted. Every step can be repeated safely."]
+    while left := processes(process.pid):
+        assert time.monotonic() - began < 10, left
+        time.sleep(0.05)
+
+
+def test_an_interrupt_gives_the_terminal_its_cursor_back(tmp_path: Path) -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        os.execve(sys.executable, COMMAND, ENVIRONMENT)
+    seen, until = b"", time.monotonic() + 30
+    while b"\x1b[?25l" not in seen and time.monotonic() < until:
+        seen += os.read(terminal, 4_096)
+    os.write(terminal, b"\x03")
+    try:
+        while more := os.read(terminal, 4_096):
+            seen += more
+    except OSError:
+        # Nobody is left at the other end.
+        pass
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130, seen.decode()
+    assert seen.rindex(b"\x1b[?25h") > seen.rindex(b"\x1b[?25l")
+    assert b"Traceback" not in seen

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,11 +16,10 @@ from rotator.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from datetime import timedelta
 
     from rotator.keys.policy import KeySet
     from rotator.ports import Traits
-    from rotator.simulate.campaign import Campaign, Totals
+    from rotator.simulate.campaign import Campaign, Caught, Progress, Totals
     from rotator.simulate.schedule import Order, Result
     from rotator.simulate.world import Life
 
@@ -27,6 +29,14 @@ _WIDTH = 64
 _KEYS = 12
 _LINES = 24
 
+#: The fewest years: what breaks in the first second has a replay, too.
+_SHORTEST = 1e-8
+
+#: Fewer years than this are told in days or less.
+_READABLE = 0.1
+
+_DAY = timedelta(days=1)
+
 
 def simulate(
     ctx: typer.Context,
@@ -34,8 +44,15 @@ def simulate(
         str | None, typer.Argument(metavar="KEYSET", show_default=False, help="Only this key set.")
     ] = None,
     years: Annotated[
-        float, typer.Option("--years", min=0.001, max=100_000, help="How many years to live through.")
-    ] = 10,
+        float | None,
+        typer.Option(
+            "--years",
+            min=_SHORTEST,
+            max=100_000,
+            show_default=False,
+            help="How many years to live through.  [10, or 40 --without GATE; less where keys live for less than 30d]",
+        ),
+    ] = None,
     steps: Annotated[
         int | None,
         typer.Option("--steps", min=1, show_default=False, help="Go on until so many steps, not years, are done."),
@@ -51,7 +68,8 @@ def simulate(
         typer.Option("--without", metavar="GATE", help="Take one protection away ('all': each in turn, a table)."),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", min=1, show_default=False, help="Worlds at once; one for each CPU.")
+        int | None,
+        typer.Option("--jobs", min=1, max=1_000, show_default=False, help="Worlds at once, at most one for each CPU."),
     ] = None,
     as_json: fleet.Json = False,
 ) -> None:
@@ -59,7 +77,9 @@ def simulate(
 
     A simulated world: plan and engine are the real ones; stores, CDN, caches, issuers, clocks and people are not. After
     every change it is asked whether any cache that obeys the policy could reject a token. Nothing outside is touched.
-    The exit code is 1 when something broke; then the shortest replay that was found is printed.
+    The exit code is 1 when something broke; then the shortest replay that was found is printed. It is so with --without
+    GATE, too: 1 where its loss was noticed, 0 where it was not, or could not be. With --without all it is 1 where the
+    loss of one went unnoticed.
 
     Faults: lost, applied, twice, slow, kill, stall, throttle, outage, gap, clock, edge, header, outsider, ledger, key,
     operator, policy, algorithms.
@@ -79,51 +99,66 @@ def simulate(
     from rotator.simulate.faults import chosen
     from rotator.simulate.gates import named
 
-    keysets, at_once = _keysets(ctx, keyset), jobs or os.cpu_count() or 1
+    keysets, at_once = _keysets(ctx, keyset), min(jobs or _cpus(), _cpus())
     if gate == "all":
-        raise typer.Exit(max(_table(each, seed, at_once, as_json=as_json) for each, _ in keysets))
-    wanted = chosen(faults) if faults is not None else named(gate).faults if gate else chosen("all")
-    facts, broken = [], False
+        if faults is not None:
+            raise ConfigurationError("--without all lets happen what shows each protection: leave --faults out.")
+        exits = []
+        for each, _ in keysets:
+            length = years or campaigns.usual_years(each.policy, lacking=True)
+            campaign = campaigns.Campaign(each, seed, length, steps, workers=workers)
+            exits.append(_table(campaign, at_once, as_json=as_json))
+        raise typer.Exit(max(exits))
+    taken = None if gate is None else named(gate)
+    wanted = chosen(faults) if faults is not None else taken.faults if taken else chosen("all")
+    facts = []
     for each, traits in keysets:
         # Without a store that can leave keys behind, the protection against them would mean nothing.
-        store = campaigns.STRAYS if gate and named(gate).strays else traits
-        campaign = campaigns.Campaign(each, seed, years, steps, wanted, workers, store, gate)
-        if not as_json:
-            typer.echo(_title(campaign))
-        totals = campaigns.run(campaign, at_once, _progress(campaign, quiet=as_json))
-        broken = broken or totals.broken is not None
-        facts.append(_facts(campaign, totals))
-        if not as_json:
-            _show(ctx, campaign, totals)
+        store = campaigns.STRAYS if taken and taken.strays else traits
+        length = years or campaigns.usual_years(each.policy, lacking=taken is not None)
+        campaign = campaigns.Campaign(each, seed, length, steps, wanted, workers, store, gate)
+        facts.append(_lived(ctx, campaign, at_once, as_json=as_json))
     if as_json:
         output.data({"keysets": facts})
-    if broken:
+    if any(fact["violation"] for fact in facts):
         raise typer.Exit(1)
 
 
-def _show(ctx: typer.Context, campaign: Campaign, totals: Totals) -> None:
-    from rotator.simulate.campaign import shortest
+def _lived(ctx: typer.Context, campaign: Campaign, jobs: int, *, as_json: bool) -> dict[str, Any]:
+    """Live through the campaign and tell of it: to a person, or as the facts for a program."""
+    from rotator.simulate.campaign import Totals, run, shortest
+    from rotator.simulate.gates import named
 
-    for line in _summary(totals):
-        typer.echo(line)
-    shown = totals.broken or totals.last
-    if shown:
-        for line in _picture(shown.lives, shown):
-            typer.echo(line)
+    say: Callable[[str], None] = (lambda _: None) if as_json else output.say
+    if campaign.gate and (reason := named(campaign.gate).idle(campaign.keyset)):
+        say(f"{campaign.keyset.name}: {campaign.gate} means nothing here, as {reason}: there is nothing to take away.")
+        return {**_facts(campaign, Totals()), "replay": None, "means_nothing": reason}
+    say(_title(campaign))
+    with _progress(campaign, quiet=as_json) as progress:
+        totals = run(campaign, jobs, progress)
+    shown, replay = totals.broken or totals.last, None
+    for line in (*_summary(totals), *(_picture(shown.lives, shown) if shown else ())):
+        say(line)
     if totals.broken:
-        for line in _broken(ctx, campaign, *shortest(campaign, totals.broken)):
-            output.say(line)
+        order, broken = shortest(campaign, totals.broken)
+        replay = _replay(ctx, campaign, order)
+        for line in _broken(broken, replay):
+            say(line)
     elif campaign.gate:
-        output.say(f"Nobody noticed yet that {campaign.gate} is missing: live through more --years, or another --seed.")
+        say(f"Nobody noticed yet that {campaign.gate} is missing: live through more --years, or another --seed.")
+    return {**_facts(campaign, totals), "replay": replay, "means_nothing": None}
+
+
+def _cpus() -> int:
+    return os.cpu_count() or 1
 
 
 def _keysets(ctx: typer.Context, name: str | None) -> list[tuple[KeySet, Traits]]:
     from rotator.keys.policy import KeySet, Policy, PublicDocument
     from rotator.ports import Traits
-    from rotator.settings import is_configured
     from rotator.simulate.campaign import STRAYS
 
-    if not is_configured(fleet.path(ctx)) and not (fleet.LOCAL / fleet.FILE).is_file():
+    if not _is_configured(ctx):
         if name:
             raise ConfigurationError("There is no configuration that could name a key set: use --config.")
         typer.echo("No configuration is named: the default policy is simulated.", err=True)
@@ -136,10 +171,13 @@ def _keysets(ctx: typer.Context, name: str | None) -> list[tuple[KeySet, Traits]
         for fault in each.policy.faults():
             output.say(f"{each.name}: {fault}", err=True)
     # The discovery document gates no key; what it says is not simulated.
-    return [
-        (replace(each, documents=tuple(document for document in each.documents if not document.discovery)), traits)
-        for each in found
-    ]
+    return [(replace(each, discovery=None), traits) for each in found]
+
+
+def _is_configured(ctx: typer.Context) -> bool:
+    from rotator.settings import is_configured
+
+    return is_configured(fleet.path(ctx)) or (fleet.LOCAL / fleet.FILE).is_file()
 
 
 def _title(campaign: Campaign) -> str:
@@ -147,7 +185,7 @@ def _title(campaign: Campaign) -> str:
     from rotator.simulate.faults import listed
 
     policy = campaign.keyset.policy
-    length = f"{campaign.steps:,} steps" if campaign.steps else f"{campaign.years:g} years"
+    length = f"{campaign.steps:,} steps" if campaign.steps else _length(campaign.years)
     lacking = f", without {campaign.gate}" if campaign.gate else ""
     return (
         f"{campaign.keyset.name}: {length} of {', '.join(policy.algorithms)}, lifetime {text(policy.lifetime)},"
@@ -155,32 +193,39 @@ def _title(campaign: Campaign) -> str:
     )
 
 
-def _progress(campaign: Campaign, *, quiet: bool) -> Callable[[Totals], None]:
+def _length(years: float) -> str:
+    """Years, where they can be read as such; else a duration."""
+    return f"{years:g} years" if years >= _READABLE else output.span(years * 365 * _DAY)
+
+
+@contextmanager
+def _progress(campaign: Campaign, *, quiet: bool) -> Iterator[Progress]:
+    """A bar on a terminal for as long as the block lasts, whatever ends it."""
     if quiet or not output.is_terminal():
-        return lambda _: None
+        yield lambda _steps, _span: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from rotator.simulate.campaign import YEAR, unheard
+
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
     # The whole is in years or in steps; whichever, it ends at 1.
-    bar = Progress(
-        BarColumn(),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
     task = bar.add_task("", total=1.0)
-    bar.start()
 
-    def show(totals: Totals) -> None:
-        from rotator.simulate.campaign import YEAR
+    def show(steps: int, span: timedelta) -> None:
+        done = steps / campaign.steps if campaign.steps else span / (campaign.years * YEAR)
+        bar.update(task, completed=done, description=f"{steps:,} steps")
 
-        done = totals.steps / campaign.steps if campaign.steps else totals.span / (campaign.years * YEAR)
-        bar.update(task, completed=done, description=f"{totals.steps:,} steps, {totals.rotations:,} rotations")
-        if done >= 1 or totals.broken:
+    # Half started it could not be stopped, and would leave the cursor hidden.
+    try:
+        with unheard():
+            bar.start()
+        yield show
+    finally:
+        with unheard():
             bar.stop()
-
-    return show
 
 
 def _summary(totals: Totals) -> Iterator[str]:
@@ -188,8 +233,10 @@ def _summary(totals: Totals) -> Iterator[str]:
 
     happened = ", ".join(f"{name} {totals.faults[name]:,}" for name in FAULTS if totals.faults[name])
     rate = totals.steps / totals.seconds if totals.seconds else 0
+    years = totals.span / _DAY / 365
+    length = f"{years:,.1f} years" if years >= _READABLE else output.span(totals.span)
     rows = {
-        "lived through": f"{totals.span.days / 365:,.1f} years in {totals.worlds:,} world{'s' * (totals.worlds != 1)}",
+        "lived through": f"{length} in {totals.worlds:,} world{'s' * (totals.worlds != 1)}",
         "steps": f"{totals.steps:,} ({rate:,.0f} a second)",
         "rotations": f"{totals.rotations:,}, and {totals.revokes:,} revokes",
         "faults": f"{sum(totals.faults[name] for name in FAULTS):,}: {happened}" if happened else "none",
@@ -228,46 +275,59 @@ def _cell(life: Life, at: Any, cell: timedelta) -> str:
     return "─" if life.public and life.public < until else "·"
 
 
-def _broken(ctx: typer.Context, campaign: Campaign, order: Order, broken: Result) -> Iterator[str]:
-    from rotator.simulate.campaign import YEAR
-    from rotator.simulate.faults import listed
-
+def _broken(broken: Result, replay: str) -> Iterator[str]:
     yield ""
     yield f"BROKEN after {broken.steps:,} steps: {broken.violation}"
     for line in broken.story[-_LINES:]:
         yield f"  {line}"
-    config = f" --config {ctx.obj}" if ctx.obj else ""
-    lacking = f" --without {campaign.gate}" if campaign.gate else ""
     yield "Replay it with:"
+    yield f"  {replay}"
+
+
+def _replay(ctx: typer.Context, campaign: Campaign, order: Order) -> str:
+    """The command line that lives through ``order`` again."""
+    from rotator.simulate.campaign import YEAR
+    from rotator.simulate.faults import listed
+
+    config = ("--config", str(ctx.obj)) if ctx.obj else ()
+    name = (campaign.keyset.name,) if _is_configured(ctx) else ()
+    lacking = ("--without", campaign.gate) if campaign.gate else ()
     # Years rounded up: what breaks last has to be in them.
-    yield (
-        f"  rotator{config} simulate {campaign.keyset.name if ctx.obj else ''}".rstrip()
-        + f" --seed {order.seed} --years {order.span / YEAR + 5e-7:.6f} --faults {listed(order.faults)}"
-        f" --workers {order.workers}{lacking}"
-    )
+    digits = 6 if order.span > _DAY else 10
+    length = f"{max(order.span / YEAR, _SHORTEST) + 0.5 * 10**-digits:.{digits}f}"
+    options = ("--seed", str(order.seed), "--years", length, "--faults", listed(order.faults))
+    return shlex.join(("rotator", *config, "simulate", *name, *options, "--workers", str(order.workers), *lacking))
 
 
-def _table(keyset: KeySet, seed: int, jobs: int, *, as_json: bool) -> int:
-    """Print the table of all protections; 0 where the loss of each was noticed."""
+def _table(campaign: Campaign, jobs: int, *, as_json: bool) -> int:
+    """Print the table of all protections; 0 where each loss that means something was noticed."""
     from rotator.simulate.campaign import table
 
     rows = []
-    for caught in table(keyset, seed=seed, jobs=jobs):
-        rows.append(caught)
-        if not as_json:
-            verdict = f"caught after {caught.steps:,} steps" if caught.violation else "NOT CAUGHT"
-            output.say(f"{caught.gate:<22} {verdict:<28} {caught.violation or caught.prevents}")
+    # Closed here, so that its processes end as soon as somebody interrupts.
+    with closing(table(campaign, jobs)) as found:
+        for caught in found:
+            rows.append(caught)
+            if not as_json:
+                output.say(f"{caught.gate:<22} {_verdict(caught):<28} {caught.violation or caught.prevents}")
     if as_json:
-        output.data({"keyset": keyset.name, "protections": [_row(caught) for caught in rows]})
-    return 0 if all(caught.violation for caught in rows) else 1
+        output.data({"keyset": campaign.keyset.name, "protections": [_row(caught) for caught in rows]})
+    return 0 if all(caught.violation or caught.idle for caught in rows) else 1
 
 
-def _row(caught: Any) -> dict[str, Any]:
+def _verdict(caught: Caught) -> str:
+    if caught.idle:
+        return f"nothing: {caught.idle}"
+    return f"caught after {caught.steps:,} steps" if caught.violation else "NOT CAUGHT"
+
+
+def _row(caught: Caught) -> dict[str, Any]:
     return {
         "without": caught.gate,
         "prevents": caught.prevents,
         "steps": caught.steps,
         "violation": caught.violation,
+        "means_nothing": caught.idle,
     }
 
 
@@ -276,7 +336,7 @@ def _facts(campaign: Campaign, totals: Totals) -> dict[str, Any]:
         "name": campaign.keyset.name,
         "seed": campaign.seed,
         "without": campaign.gate,
-        "years": round(totals.span.days / 365, 3),
+        "years": round(totals.span / _DAY / 365, 3),
         "worlds": totals.worlds,
         "steps": totals.steps,
         "seconds": round(totals.seconds, 3),

@@ -39,6 +39,8 @@ class Gate:
     patches: Callable[[], list[Patch]] = field(repr=False)
     strays: bool = False
     """It matters only where creating a key is not idempotent (KMS)."""
+    idle: Callable[[KeySet], str | None] = field(default=lambda _: None, repr=False)
+    """Why it gives nothing to a key set; ``None``: it does."""
 
 
 @contextmanager
@@ -236,6 +238,14 @@ def _all(*names: str) -> frozenset[str]:
     return frozenset(names)
 
 
+def _zero(name: str) -> Callable[[KeySet], str | None]:
+    return lambda keyset: None if getattr(keyset.policy, name) else f"{name} is 0s"
+
+
+def _no_url(keyset: KeySet) -> str | None:
+    return None if any(document.urls for document in keyset.documents) else "no document has a public_url"
+
+
 _TABLE = (
     Gate("prepublish", "a key signs before caches know it", _all("operator"), _gate(_at_once)),
     Gate(
@@ -243,6 +253,7 @@ _TABLE = (
         "a cache hands out an older copy for as long as it may, and lacks the key",
         _all("operator"),
         _earlier(lambda policy: policy.cache_tiers * policy.cache_stale),
+        idle=_zero("cache_stale"),
     ),
     Gate(
         "verifier-cache",
@@ -255,6 +266,7 @@ _TABLE = (
         "the clock of a key starts while the CDN still shows the set without it",
         _all("operator", "edge"),
         _origin_only,
+        idle=_no_url,
     ),
     Gate(
         "first-key",
@@ -273,6 +285,7 @@ _TABLE = (
         "a private half stops while issuers that read the pointer before still sign with it",
         _all("operator"),
         _leaving(lambda policy: policy.signer_lag, lambda policy: policy.signer_lag),
+        idle=_zero("signer_lag"),
     ),
     Gate(
         "token-lifetime",
@@ -280,7 +293,13 @@ _TABLE = (
         _all("operator"),
         _leaving(lambda _: ZERO, lambda policy: policy.token_lifetime),
     ),
-    Gate("skew", "two clocks that are off by a minute open a gate too early", _all("operator", "clock"), _skew),
+    Gate(
+        "skew",
+        "two clocks that are off by a minute open a gate too early",
+        _all("operator", "clock"),
+        _skew,
+        idle=_zero("clock_skew"),
+    ),
     Gate(
         "clock-guard",
         "a worker whose clock is days ahead promotes or withdraws days early",
