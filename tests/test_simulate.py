@@ -165,6 +165,8 @@ def test_a_world_lives_in_proportion_to_a_key() -> None:
     assert world_span(Policy()) == timedelta(days=365)
     assert usual_years(Policy()) == 10
     assert usual_years(Policy(lifetime=timedelta(days=90))) == 10
+    # The loss that takes longest to show with the default policy shows after 42.
+    assert usual_years(Policy(), lacking=True) == 50
     assert world_span(BRIEF) < timedelta(minutes=6)
     assert usual_years(BRIEF) * YEAR < timedelta(hours=1)
     # Where tokens outlive keys, many keys wait for the end of theirs.

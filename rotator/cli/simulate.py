@@ -50,7 +50,7 @@ def simulate(
             min=_SHORTEST,
             max=100_000,
             show_default=False,
-            help="How many years to live through.  [10, or 40 --without GATE; less where keys live for less than 30d]",
+            help="How many years to live through.  [10, or 50 --without GATE; less where keys live for less than 30d]",
         ),
     ] = None,
     steps: Annotated[

@@ -35,7 +35,7 @@ _LIFETIMES = YEAR / timedelta(days=30)
 
 #: Where nobody says for how long: at most so many years, and so many worlds; more where a protection is missing.
 _YEARS = 10
-_YEARS_WITHOUT = 40
+_YEARS_WITHOUT = 50
 
 #: Seconds between two looks at how far other processes are.
 _LOOK = 0.5
