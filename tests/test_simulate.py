@@ -491,7 +491,7 @@ def test_more_jobs_than_anybody_has_are_refused(config: str) -> None:
 
 
 def test_several_processes_find_the_same_and_tell_how_far_they_are() -> None:
-    campaign, seen = Campaign(keyset(BRIEF), years=1.2 * world_span(BRIEF) / YEAR, seed=5), [0]
+    campaign, seen = Campaign(keyset(BRIEF), years=2.2 * world_span(BRIEF) / YEAR, seed=5), [0]
 
     def progress(steps: int, _: timedelta) -> None:
         seen.append(steps)
