@@ -151,6 +151,19 @@ def test_a_document_with_a_key_of_ours_and_a_later_revision_comes_from_a_later_l
     assert newer(of, seen([THEIRS, jwk_of(kid)], revision=revision)) is later
 
 
+def test_a_document_says_whose_ledger_it_was_made_from_whatever_keys_it_holds() -> None:
+    for revision, later in ((8, True), (7, False)):
+        there = Seen(exists=True, jwks=jwks.parse(jwks.serialize([THEIRS], revision, QUIET.ledger_id)))
+        assert newer(QUIET, there) is later, "every key may have changed since, and no pointer tells"
+        empty = Seen(exists=True, jwks=jwks.parse(jwks.serialize([], revision, QUIET.ledger_id)))
+        assert newer(QUIET, empty) is later
+    assert not newer(QUIET, Seen(exists=True, jwks=jwks.parse(jwks.serialize([THEIRS], 8, "another"))))
+    assert newer(QUIET, Seen(exists=True, jwks=jwks.parse(jwks.serialize(RIGHT, 8, "another")))), (
+        "a key of ours is in it"
+    )
+    assert jwks.parse(b'{"keys": [], "rotator_ledger": 7}') == jwks.PublicSet((), None)
+
+
 def test_what_is_no_set_comes_from_no_ledger() -> None:
     assert not newer(QUIET, Seen())
     assert not newer(QUIET, seen(None))

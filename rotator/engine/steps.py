@@ -221,7 +221,7 @@ class Steps:
         if document.discovery:
             # Planned only where there is one to write.
             return discovery.project(world.ring, document.discovery) or b""
-        return jwks.serialize(keys, world.ring.revision)
+        return jwks.serialize(keys, world.ring.revision, world.ring.ledger_id)
 
     def _may_have_lost(self, document: PublicDocument, world: World) -> bool:
         """Whether ``document`` may have held a waiting key that it lacks, and the ledger does not know yet."""

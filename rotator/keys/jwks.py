@@ -27,6 +27,9 @@ KidFormat = Literal["thumbprint", "spki-sha256"]
 #: Member of the set that makes no two published documents share one ETag; readers ignore it (RFC 7517 section 5).
 REVISION_MEMBER = "rotator_revision"
 
+#: Member of the set that tells whose revision that is.
+LEDGER_MEMBER = "rotator_ledger"
+
 #: A public document larger than this is not ours and is not parsed (AWS ALB reads 150 KB).
 MAX_BYTES = 1_000_000
 
@@ -115,6 +118,8 @@ class PublicSet:
     revision: int | None
     fault: str | None = None
     """Why strict readers may refuse it whole, or read other keys in it than we do."""
+    ledger: str | None = None
+    """Id of the ledger that it was made from."""
 
     def kids(self) -> set[str]:
         """The kids in the set; keys without one are left out."""
@@ -125,9 +130,11 @@ class PublicSet:
         return next((key for key in self.keys if key.get("kid") == kid), None)
 
 
-def serialize(keys: Iterable[Mapping[str, Any]], revision: int) -> bytes:
-    """The bytes of a public document: the same keys and revision always give the same bytes."""
+def serialize(keys: Iterable[Mapping[str, Any]], revision: int, ledger: str | None = None) -> bytes:
+    """The bytes of a public document: the same keys, revision and ledger id always give the same bytes."""
     body = {"keys": [_ordered(key) for key in keys], REVISION_MEMBER: revision}
+    if ledger is not None:
+        body[LEDGER_MEMBER] = ledger
     return (json.dumps(body, indent=1, ensure_ascii=True) + "\n").encode("ascii")
 
 
@@ -174,14 +181,20 @@ def parse(body: bytes) -> PublicSet | None:
         return None
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
         return None
-    revision, keys = document.get(REVISION_MEMBER), tuple(key for key in document["keys"] if isinstance(key, dict))
+    revision, ledger = document.get(REVISION_MEMBER), document.get(LEDGER_MEMBER)
+    keys = tuple(key for key in document["keys"] if isinstance(key, dict))
     if len(keys) < len(document["keys"]):
         faults.append("a member of 'keys' is no object")
     if body.startswith(codecs.BOM_UTF8):
         faults.append("it begins with a byte order mark")
     elif not _is_utf8(body):
         faults.append("it is not UTF-8")
-    return PublicSet(keys, revision if type(revision) is int else None, faults[0] if faults else None)
+    return PublicSet(
+        keys,
+        revision if type(revision) is int else None,
+        faults[0] if faults else None,
+        ledger if isinstance(ledger, str) else None,
+    )
 
 
 def is_private(jwk: Mapping[str, Any]) -> bool:

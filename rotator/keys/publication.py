@@ -122,13 +122,14 @@ def _shown(kid: str) -> str:
 def newer(ring: Keyring, seen: Seen, *, blind: bool = False) -> bool:
     """Whether the document was made from a revision that this ledger has yet to reach.
 
-    One without any key of ours was made from another ledger: somebody overwrote ours with it, and it is put back. Or
-    ours is so old that every key has changed since: then the pointers tell, unless they cannot be read (``blind``).
+    Every document says whose ledger it was made from. Of one that names another, or none, the keys tell: one with a key
+    of ours is ours. One without was put in the place of ours, and is put right; or our ledger is so old that every key
+    has changed since: then the pointers tell, unless they cannot be read (``blind``).
     """
     revision = seen.jwks.revision if seen.jwks else None
-    if revision is None or revision <= ring.revision:
+    if seen.jwks is None or revision is None or revision <= ring.revision:
         return False
-    return blind or not seen.kids().isdisjoint(ring.kids())
+    return blind or seen.jwks.ledger == ring.ledger_id or not seen.kids().isdisjoint(ring.kids())
 
 
 def project(ring: Keyring, document: PublicDocument, seen: Seen, max_keys: int | None = None) -> list[Jwk]:
@@ -146,7 +147,7 @@ def project(ring: Keyring, document: PublicDocument, seen: Seen, max_keys: int |
     if missing or any(key.revoked_at and key.kid in there for key in shown):
         if max_keys is not None:
             strangers = strangers[: max(0, max_keys - len(own))]
-        strangers = strangers if len(serialize(own + strangers, ring.revision)) <= MAX_BYTES else []
+        strangers = strangers if len(serialize(own + strangers, ring.revision, ring.ledger_id)) <= MAX_BYTES else []
     return own + strangers
 
 
@@ -227,7 +228,7 @@ def _faults(ring: Keyring, keyset: KeySet, document: PublicDocument, keys: Seque
         yield "two keys would have one kid"
     if len(keys) > keyset.policy.max_keys and len(keys) > (len(seen.jwks.keys) if seen.jwks else 0):
         yield f"it would hold {len(keys)} keys; max_keys is {keyset.policy.max_keys}"
-    size = len(serialize(keys, ring.revision))
+    size = len(serialize(keys, ring.revision, ring.ledger_id))
     if size > MAX_BYTES:
         yield f"it would have {size} bytes, and no reader of ours takes more than {MAX_BYTES}"
     for key in shown:

@@ -84,10 +84,10 @@ class Mishaps:
             )
         elif kind == "stranger":
             path, stored = world.keyset.documents[0].path, world.documents.get(world.keyset.documents[0].path)
-            parsed = jwks.parse(stored[0]) if stored else None
+            there = (jwks.parse(stored[0]) if stored else None) or jwks.PublicSet((), 0)
             row = algorithm("EdDSA")
             alien = jwks.public_jwk(material.spki(material.generate(row, 0)), row)
-            body = jwks.serialize([*(parsed.keys if parsed else ()), alien], parsed.revision or 0 if parsed else 0)
+            body = jwks.serialize([*there.keys, alien], there.revision or 0, there.ledger)
         self.schedule.note("outsider", f"somebody overwrites {path} ({kind})")
         world.restore(body, headers, path)
 
