@@ -84,7 +84,7 @@ def simulate(
     Faults: lost, applied, twice, slow, kill, stall, throttle, outage, gap, clock, edge, header, outsider, ledger, key,
     operator, policy, algorithms.
 
-    Protections: prepublish, cache-stale, verifier-cache, seen-in-public, first-key, retention, signer-lag,
+    Protections: prepublish, cache-stale, verifier-cache, seen-in-public, newest-copy, first-key, retention, signer-lag,
     token-lifetime, skew, clock-guard, promises-only-grow, proof, drift, old-ledger, intent-first, attempts,
     compare-and-swap, promoting-first, pointer-before-ledger, fence.
 

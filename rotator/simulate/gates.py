@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from rotator.engine import observe as observing
 from rotator.engine.observe import Observer
 from rotator.engine.steps import Steps
 from rotator.errors import ConfigurationError
@@ -121,7 +122,7 @@ def _skew() -> list[Patch]:
 
 def _promises() -> list[Patch]:
     def forgetful(policy: Policy, key: Key) -> tuple[Policy, Key]:
-        return policy, replace(key, signer_lag=ZERO, token_lifetime=ZERO, verifier_leeway=ZERO)
+        return policy, replace(key, signer_lag=ZERO, token_lifetime=ZERO, verifier_leeway=ZERO, clock_skew=ZERO)
 
     stop_at, withdraw_at = planning.stop_at, planning.withdraw_at
     return [
@@ -224,10 +225,14 @@ def _unproven() -> list[Patch]:
 
 
 def _origin_only() -> list[Patch]:
-    def look(_self: Observer, document: Any, world: Any) -> Any:
+    def look(_self: Observer, document: Any, world: Any, **_: Any) -> Any:
         return [world.seen[document.name]], None
 
     return [(Observer, "look_in_public", look)]
+
+
+def _any_copy() -> list[Patch]:
+    return [(observing, "older", lambda _copy, _origin: False)]
 
 
 def _any_clock() -> list[Patch]:
@@ -266,6 +271,13 @@ _TABLE = (
         "the clock of a key starts while the CDN still shows the set without it",
         _all("operator", "edge"),
         _origin_only,
+        idle=_no_url,
+    ),
+    Gate(
+        "newest-copy",
+        "a key that the document lost is seen again in a copy from before, while others lack it yet",
+        _all("operator", "edge", "outsider"),
+        _any_copy,
         idle=_no_url,
     ),
     Gate(

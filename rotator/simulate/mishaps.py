@@ -90,6 +90,13 @@ class Mishaps:
             body = jwks.serialize([*there.keys, alien], there.revision or 0, there.ledger)
         self.schedule.note("outsider", f"somebody overwrites {path} ({kind})")
         world.restore(body, headers, path)
+        if "edge" in world.faults and self.rng.random() < 0.5:
+            # It is put right while some caches hold a copy from before, and others see it late; somebody is in a hurry.
+            worker = self.rng.choice(self.schedule.workers)
+            self.schedule.later(self.schedule.short(world.hour / 6), lambda: self.schedule.hurried(worker))
+            self.edge()
+            if "operator" in world.faults:
+                self.schedule.people.hasty(30)
 
     def ledger(self) -> None:
         """The ledger is lost, or an old one is restored; a person puts the newest back."""

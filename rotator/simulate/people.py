@@ -42,13 +42,14 @@ class People:
         """A person rotates, or revokes."""
         if self.rng.random() < 0.75:
             self.schedule.note("operator", "a person wants to rotate as soon as it is allowed")
-            self._hasty(30)
+            self.hasty(30)
         else:
             public = [key for key in self.schedule.known() if key.public]
             kid = self.rng.choice(public).kid if public else "unknown"
             self.revoke(kid or "")
 
-    def _hasty(self, tries: int) -> None:
+    def hasty(self, tries: int) -> None:
+        """A person wants to rotate, and tries again where that is refused."""
         world = self.world
         alg = self.rng.choice(world.keyset.policy.algorithms)
         try:
@@ -63,7 +64,7 @@ class People:
                 )
                 span = min((at - world.now for at in opens if at > world.now), default=world.hour)
                 self.schedule.later(
-                    min(span, self.schedule.short(6 * world.hour)) + _SECOND / 50, lambda: self._hasty(tries - 1)
+                    min(span, self.schedule.short(6 * world.hour)) + _SECOND / 50, lambda: self.hasty(tries - 1)
                 )
         except Violation as exc:
             self.schedule.violation = exc
