@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import timedelta
 
+    from rotator.keys.plan import Plan
     from rotator.simulate.world import World
 
 
@@ -44,10 +45,12 @@ def _undone(world: World) -> Iterator[str]:
             yield f"a tick ends well and leaves the pointer of {alg} on {world.called(pointer.id)}"
 
 
-def unfinished(world: World, late: timedelta) -> Iterator[str]:
+def unfinished(world: World, plan: Plan, late: timedelta) -> Iterator[str]:
     """What should have come to its end in a world that was at rest for as long as its policy asks; ``late``: grace."""
     ring, policy = world.ring, world.keyset.policy
-    for alg in policy.algorithms:
+    # Where somebody else's keys take all the room there is, a next key waits for a person.
+    no_room = {wait.alg for wait in plan.waits if wait.step == "intend"}
+    for alg in (each for each in policy.algorithms if each not in no_room):
         current = ring.current(alg)
         if current and current.activated_at and world.now - current.activated_at > policy.lifetime + late:
             yield f"at the end {world.called(current.id)} signs for longer than it should"

@@ -463,4 +463,4 @@ class Schedule:
             return f"at the end something is still to do: {look.plan.step.name}"
         if lost := [key_id for key_id in world.lost_keys() if world.handles[key_id] not in world.discarded]:
             return f"at the end {world.called(lost[0])} is in the key store, and no ledger knows it"
-        return next(unfinished(world, 3 * _DAY), None)
+        return next(unfinished(world, look.plan, 3 * _DAY), None)

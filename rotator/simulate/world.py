@@ -153,7 +153,9 @@ class World:
 
     @property
     def ring(self) -> Keyring:
-        """The ledger as it stands."""
+        """The ledger as it stands; where it is lost, as it last stood."""
+        if self._ring and self.ledger_path not in self.documents:
+            return self._ring[1]
         body = self.documents[self.ledger_path][0]
         if self._ring is None or self._ring[0] is not body:
             self._ring = (body, from_json(body, self.keyset.name))
