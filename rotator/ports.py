@@ -127,6 +127,8 @@ class StoredKey:
 
     handle: str
     spki: bytes
+    kid: str | None = None
+    """The kid that its issuers put into tokens, where the store keeps one beside the key; ``None``: the pointer's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +187,8 @@ class KeyStore(Protocol):
         """Get or create the key of ``intent.id``: the loser of a race returns the winner's key; durable.
 
         Issuers do not see the key as current. Without ``attempt_pause`` a repeated call is free of harm;
-        with it, each recorded attempt may call once.
+        with it, each recorded attempt may call once. A kid that is kept beside the key is the one of its first making,
+        whatever ``intent`` says today.
         """
         ...
 

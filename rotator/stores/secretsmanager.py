@@ -184,10 +184,11 @@ class SecretsManagerKeys:
             return self._adopt(name, intent)
         private = material.generate(intent.algorithm, intent.rsa_bits)
         spki = material.spki(private)
-        if not self._put_key(name, intent.id, private, public_jwk(spki, intent.algorithm, intent.kid_format)):
+        public = public_jwk(spki, intent.algorithm, intent.kid_format)
+        if not self._put_key(name, intent.id, private, public):
             return self._adopt(name, intent)
         self._mark_pending(name, intent.id)
-        return StoredKey(intent.id, spki)
+        return StoredKey(intent.id, spki, public["kid"])
 
     def known(self, name: str, keyset: str) -> StoredKey:
         """None: a version of ours holds the private half itself."""
@@ -205,10 +206,10 @@ class SecretsManagerKeys:
         # The kid is the published one; the other members are written as RFC 7518 wants them, whoever wrote those.
         public = public_jwk(spki, takeover.algorithm) | {"kid": takeover.kid}
         if takeover.id in versions or not self._put_key(name, takeover.id, private, public):
-            kept = material.load_private_jwk(_parsed(self._value(name, VersionId=takeover.id)))
-            if material.spki(kept) != spki:
+            kept = _parsed(self._value(name, VersionId=takeover.id))
+            if material.spki(material.load_private_jwk(kept)) != spki or kept.get("kid") != takeover.kid:
                 raise Refused(f"Version {takeover.id} of secret {name} holds another key than {takeover.kid}.")
-        return StoredKey(takeover.id, spki)
+        return StoredKey(takeover.id, spki, takeover.kid)
 
     def locate_pointer(self, keyset: str, algorithm: Algorithm) -> str:
         """See :meth:`rotator.ports.AdoptingKeyStore.locate_pointer`."""
@@ -221,12 +222,13 @@ class SecretsManagerKeys:
         return self._put(name, id_, json.dumps(jwk), _label(id_))
 
     def _adopt(self, name: str, intent: Intent) -> StoredKey:
-        private = material.load_private_jwk(_parsed(self._value(name, VersionId=intent.id)))
+        jwk = _parsed(self._value(name, VersionId=intent.id))
+        private, kid = material.load_private_jwk(jwk), jwk.get("kid")
         versions = self._known(name)
         if not versions.get(intent.id, set()) & {_CURRENT, _PREVIOUS}:
             # Whoever made it may have crashed before this.
             self._mark_pending(name, intent.id)
-        return StoredKey(intent.id, material.spki(private))
+        return StoredKey(intent.id, material.spki(private), kid if isinstance(kid, str) else None)
 
     def _mark_pending(self, name: str, version: str) -> None:
         for versions in (self._seen.get(name), None):
@@ -241,7 +243,14 @@ class SecretsManagerKeys:
         value = self._value(name, VersionStage=_label(ref.id))
         if value is None:
             raise _gone(name, ref)
-        return material.sign(material.load_private_jwk(_parsed(value)), ref.algorithm, message)
+        jwk = _parsed(value)
+        private = material.load_private_jwk(jwk)
+        if jwk.get("kid") != ref.kid:
+            raise Refused(
+                f"Cannot sign with the version of secret {name} that is labelled {_label(ref.id)}: issuers take the kid"
+                f" of its value, and that is not {ref.kid}. Revoke {ref.kid} to have another key made."
+            )
+        return material.sign(private, ref.algorithm, message)
 
     def move_pointer(self, pointer: Pointer, ref: KeyRef) -> Pointer:
         """See :meth:`rotator.ports.KeyStore.move_pointer`. One UpdateSecretVersionStage."""

@@ -165,6 +165,21 @@ def test_with_pem_the_key_stands_beside_it_as_pkcs8_and_jose_libraries_do_not_mi
     assert "pem" not in secret.value(VersionStage="AWSCURRENT")
 
 
+def test_a_key_is_known_by_the_kid_that_its_value_gives_to_issuers_and_signs_for_no_other(
+    wire: Wire, store: SecretsManagerKeys, secret: Secret, keyset: str
+) -> None:
+    intent = intend(keyset, ES256)
+    made = store.create(intent)
+    changed = replace(again(intent), kid_format="spki-sha256")
+    key = SecretsManagerKeys(wire, PREFIX).create(changed)
+    assert key == made
+    assert key.kid == secret.value(VersionId=intent.id)["kid"] == ref_to(intent, key).kid
+    assert signs(store, ref_to(intent, key), key.spki)
+    # As a ledger would have it that went by the policy of the day.
+    with pytest.raises(Refused, match="issuers take the kid of its value"):
+        store.sign(ref_to(changed, key), MESSAGE)
+
+
 @pytest.mark.parametrize("alg", ["ML-DSA-44", "ML-DSA-65", "ML-DSA-87"])
 def test_the_value_of_an_ml_dsa_key_is_the_private_jwk_of_rfc_9964(
     store: SecretsManagerKeys, strict_moto_url: str, keyset: str, alg: str

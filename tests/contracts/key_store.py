@@ -154,6 +154,18 @@ class KeyStoreContract:
         if store.traits.leaves_strays:
             assert [(stray.handle, stray.id) for stray in store.strays(keyset)] == [(key.handle, intent.id)]
 
+    def test_a_kid_that_is_kept_beside_a_key_is_that_of_its_first_making(
+        self, store: KeyStore, second: KeyStore, keyset: str, algorithm: Algorithm
+    ) -> None:
+        intent = intend(keyset, algorithm)
+        key = store.create(intent)
+        assert key.kid in {None, ref_to(intent, key).kid}
+        # The worker that made it died; the next has another policy.kid.
+        assert second.create(replace(again(intent), kid_format="spki-sha256")) == key
+        assert material.verify(
+            jwks.public_jwk(key.spki, algorithm), algorithm, MESSAGE, second.sign(ref_to(intent, key), MESSAGE)
+        )
+
     def test_two_intents_make_two_keys(self, store: KeyStore, keyset: str, first: Algorithm) -> None:
         one, other = self.make(store, keyset, first), self.make(store, keyset, first)
         assert one.handle != other.handle
