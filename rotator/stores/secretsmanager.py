@@ -295,24 +295,25 @@ class SecretsManagerKeys:
         name = self._name(keyset, algorithm)
         version = self._unused(name, pointer, _label(pointer.id))
         if version is None:
+            self._forget_copies(name, pointer.id, lambda copy, labels: copy != pointer.token and _PREVIOUS in labels)
             value = self._value(name, VersionId=pointer.token, VersionStage=_CURRENT)
             if value is None:
                 raise _moved(name)
             version = str(uuid.uuid4())
             fence = f"{_FENCE}{secrets.token_hex(4)}-{pointer.id}"
             self._put(name, version, value, fence, _label(pointer.id), _UNUSED)
-        # Copies that earlier fences made: none of them has another label now.
-        copies = [
-            each
-            for each in self._seen.get(name, _Versions()).labels_of(pointer.id)
-            if each[0].startswith(_FENCE) and each[1] != version
-        ]
         fenced = self._take(name, pointer, pointer.id, version)
-        for label, copy in copies:
-            # Tidiness (a secret has room for 20 labels): the fence stands, and the next one tries again.
-            with suppress(StoreError):
-                self._relabel(name, label, copy, None)
+        # Not before: another worker's fence may be about to move AWSCURRENT to one of them.
+        with suppress(StoreError):
+            self._forget_copies(name, pointer.id, lambda copy, labels: copy != version and _UNUSED not in labels)
         return fenced
+
+    def _forget_copies(self, name: str, id_: str, which: Callable[[str, set[str]], bool]) -> None:
+        """Take the label of a copy, of which a secret has room for few, from each that an earlier fence made."""
+        versions = self._seen.get(name, _Versions())
+        for label, copy in versions.labels_of(id_):
+            if label.startswith(_FENCE) and which(copy, versions[copy]):
+                self._relabel(name, label, copy, None)
 
     def _unused(self, name: str, pointer: Pointer, label: str) -> str | None:
         """The version under ``label`` that was put to take AWSCURRENT from ``pointer`` and never had it, if any."""

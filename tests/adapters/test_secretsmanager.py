@@ -24,6 +24,7 @@ from rotator.errors import AccessDenied, ConfigurationError, Conflict, Refused, 
 from rotator.keys import jwks, material
 from rotator.keys.algorithms import ALGORITHMS
 from rotator.keys.jwks import public_jwk
+from rotator.settings import _LABELS, _OTHER_LABELS
 from rotator.stores.secretsmanager import SecretsManagerKeys
 from tests import emulators
 from tests.adapters.wire import Wire
@@ -934,6 +935,28 @@ def test_a_secret_that_is_full_of_labels_is_reported(store: SecretsManagerKeys, 
         secret.label(f"somebody-elses-{number}", pointer.token)
     with pytest.raises(StoreError, match="LimitExceededException"):
         make(store, keyset)
+
+
+def test_a_secret_has_room_for_the_most_keys_that_a_policy_may_need_and_for_every_other_label(
+    once: Wire, secret: Secret, keyset: str
+) -> None:
+    store = SecretsManagerKeys(once, PREFIX)
+    store.clear_pointer(keyset, ES256, store.read_pointer(keyset, ES256))
+    before, pointer = make_current(store, keyset)
+    pointer = store.move_pointer(store.fence(keyset, ES256, pointer), make(store, keyset))
+    pointer = store.fence(keyset, ES256, pointer)
+    for _ in range(_LABELS - _OTHER_LABELS + 1 - 2):
+        make(store, keyset)
+    once.stage("UpdateSecretVersionStage", lambda _: None)
+    once.crash("UpdateSecretVersionStage")
+    with pytest.raises(KeyboardInterrupt):
+        store.fence(keyset, ES256, pointer)
+    assert len(secret.labels()) == _LABELS
+    store = SecretsManagerKeys(once, PREFIX)
+    store.fence(keyset, ES256, store.read_pointer(keyset, ES256))
+    store.disable(before)
+    store.destroy(before)
+    make(store, keyset)
 
 
 @pytest.mark.parametrize("prefix", ["", "/", "a//b", "a b", "a/../b?", "x" * 257])
