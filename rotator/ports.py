@@ -119,6 +119,8 @@ class KeyRef:
     id: str
     kid: str
     handle: str
+    created_at: datetime | None = None
+    """When it was made, where that is known: a store may not see a young key yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +223,14 @@ class KeyStore(Protocol):
         ...
 
     def disable(self, ref: KeyRef) -> None:
-        """Stop the private half from signing, as far as the store can; idempotent, also when it is gone."""
+        """Stop the private half from signing, as far as the store can; idempotent, also when it is gone.
+
+        A young key that the store does not see yet is not taken for gone: StoreError.
+        """
         ...
 
     def destroy(self, ref: KeyRef) -> None:
-        """Remove the private half (or schedule that); idempotent, also when it is gone."""
+        """Remove the private half (or schedule that); idempotent, also when it is gone, but see :meth:`disable`."""
         ...
 
     def strays(self, keyset: str) -> Iterable[Stray]:

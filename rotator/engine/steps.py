@@ -124,7 +124,7 @@ class Steps:
         self._report(Report(self.keyset.name, step, reason, self._clock(), document=document, level="warning"))
 
     def _ref(self, key: Key) -> KeyRef:
-        return KeyRef(self.keyset.name, algorithm(key.alg), key.id, key.kid or "", key.handle or "")
+        return KeyRef(self.keyset.name, algorithm(key.alg), key.id, key.kid or "", key.handle or "", key.created_at)
 
     def _key(self, world: World, step: Step) -> Key:
         # The step was planned from this very keyring.
