@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import traceback
 import uuid
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar
@@ -377,6 +378,19 @@ class KeyStoreContract:
             if self.disables:
                 with pytest.raises(RotatorError):
                     second.sign(ref, MESSAGE)
+
+    def test_a_create_that_stalled_until_its_key_was_destroyed_leaves_no_key_that_nobody_finds(
+        self, store: KeyStore, second: KeyStore, keyset: str, first: Algorithm
+    ) -> None:
+        intent = intend(keyset, first)
+        key = store.create(intent)
+        store.disable(ref_to(intent, key))
+        store.destroy(ref_to(intent, key))
+        late: StoredKey | None = None
+        with suppress(RotatorError):
+            late = second.create(again(intent))
+        strays = {stray.handle for stray in store.strays(keyset)}
+        assert late is None or late == key or late.handle in strays
 
     def test_the_end_of_one_key_leaves_the_others_and_the_pointer_alone(
         self, store: KeyStore, keyset: str, algorithm: Algorithm
