@@ -343,6 +343,10 @@ class Searchable(Protocol):
         """
         ...
 
+    def kid_in_tokens(self, keyset: str, algorithm: Algorithm) -> str | None:
+        """The kid that issuers put into tokens, who follow the pointer; ``None``: it names no key."""
+        ...
+
 
 class Cdn(Protocol):
     """A cache in front of the public documents."""

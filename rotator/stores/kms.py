@@ -354,6 +354,10 @@ class KmsKeys:
                 raise
             return None, held.created_at
 
+    def kid_in_tokens(self, keyset: str, algorithm: Algorithm) -> str | None:
+        """See :meth:`rotator.ports.Searchable.kid_in_tokens`. KMS is not asked."""
+        return self._read(keyset, algorithm)[1].kid
+
     def _intent_aliases(self, keyset: str) -> list[str]:
         """Every alias of ``keyset`` that names a key after its intent."""
         ours = re.compile(rf"alias/{re.escape(f'{self._prefix}/{keyset}')}/({'|'.join(ALGORITHMS)})/(?!current$)[^/]+")

@@ -275,6 +275,11 @@ class LocalKeys:
             private = self._existing(file, row)
         return (material.spki(private) if private else None), held.created_at
 
+    def kid_in_tokens(self, keyset: str, algorithm: Algorithm) -> str | None:
+        """See :meth:`rotator.ports.Searchable.kid_in_tokens`."""
+        ref = self.named(keyset, algorithm)
+        return ref.kid if ref else None
+
     def strays(self, keyset: str) -> Sequence[Stray]:
         """None: every key here is named after an intent that a ledger recorded before."""
         del keyset

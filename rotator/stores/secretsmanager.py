@@ -395,6 +395,11 @@ class SecretsManagerKeys:
             raise ConfigurationError(f"Secret {name}, version labelled {_label(held.id)}: {exc}") from None
         return material.spki(private), made_at.astimezone(UTC) if made_at else None
 
+    def kid_in_tokens(self, keyset: str, algorithm: Algorithm) -> str | None:
+        """See :meth:`rotator.ports.Searchable.kid_in_tokens`. One GetSecretValue, as issuers do."""
+        kid = _parsed(self._value(self._name(keyset, algorithm), VersionStage=_CURRENT)).get("kid")
+        return kid if isinstance(kid, str) else None
+
     def strays(self, keyset: str) -> Iterable[Stray]:  # noqa: ARG002 - the port's signature
         """Nothing: a version is named after its intent before it exists."""
         return ()
