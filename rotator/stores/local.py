@@ -241,14 +241,17 @@ class LocalKeys:
 
         def erase(file: Path) -> None:
             destroyed = file.with_suffix(_DESTROYED)
-            destroyed.touch(0o600)
-            # A crash must not undo this and keep what follows.
-            files.sync(file.parent)
+            try:
+                destroyed.touch(0o600)
+                # A crash must not undo this and keep what follows.
+                files.sync(file.parent)
+            finally:
+                # On a full disk, too: the next tick writes down that it is gone.
+                for each in (file, _disabled(file)):
+                    each.unlink(missing_ok=True)
             for old in file.parent.glob(f"*{_DESTROYED}"):
                 if destroyed.stat().st_mtime - old.stat().st_mtime > _REMEMBERED:
                     old.unlink()
-            for each in (file, _disabled(file)):
-                each.unlink(missing_ok=True)
 
         self._end(ref, "destroy", erase)
 
