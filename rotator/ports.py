@@ -119,6 +119,8 @@ class KeyRef:
     id: str
     kid: str
     handle: str
+    created_at: datetime | None = None
+    """When it was made, where that is known: a store may not see a young key yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,8 @@ class StoredKey:
 
     handle: str
     spki: bytes
+    kid: str | None = None
+    """The kid that its issuers put into tokens, where the store keeps one beside the key; ``None``: the pointer's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +189,8 @@ class KeyStore(Protocol):
         """Get or create the key of ``intent.id``: the loser of a race returns the winner's key; durable.
 
         Issuers do not see the key as current. Without ``attempt_pause`` a repeated call is free of harm;
-        with it, each recorded attempt may call once.
+        with it, each recorded attempt may call once. A kid that is kept beside the key is the one of its first making,
+        whatever ``intent`` says today.
         """
         ...
 
@@ -218,11 +223,14 @@ class KeyStore(Protocol):
         ...
 
     def disable(self, ref: KeyRef) -> None:
-        """Stop the private half from signing, as far as the store can; idempotent, also when it is gone."""
+        """Stop the private half from signing, as far as the store can; idempotent, also when it is gone.
+
+        A young key that the store does not see yet is not taken for gone: StoreError.
+        """
         ...
 
     def destroy(self, ref: KeyRef) -> None:
-        """Remove the private half (or schedule that); idempotent, also when it is gone."""
+        """Remove the private half (or schedule that); idempotent, also when it is gone, but see :meth:`disable`."""
         ...
 
     def strays(self, keyset: str) -> Iterable[Stray]:
@@ -333,6 +341,10 @@ class Searchable(Protocol):
         Raises:
             ConfigurationError: the private half cannot be read; the message names it.
         """
+        ...
+
+    def kid_in_tokens(self, keyset: str, algorithm: Algorithm) -> str | None:
+        """The kid that issuers put into tokens, who follow the pointer; ``None``: it names no key."""
         ...
 
 

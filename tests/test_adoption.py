@@ -464,6 +464,7 @@ class AdoptingPorts(Ports):
     def move_pointer(self, pointer: Pointer, ref: KeyRef) -> Pointer:
         for version in self.world.views():
             assert ref.kid in version.kids, "verifiers know it"
+        self.world.kids[ref.id] = ref.kid
         return self._swap("move pointer", ref.algorithm.alg, pointer, ref.id)
 
     def _write(self, path: str, body: bytes, headers: Headers | None) -> str:
@@ -954,6 +955,23 @@ def test_whatever_fails_to_adopt_again_ends_the_same_and_ticks_in_between_do_not
     assert world.end() == calm(given).end()
     assert world.adopt(given=body) == ring, "and once more is nothing"
     world.run(3 * HOUR)
+
+
+def test_who_adopts_again_after_the_document_renamed_the_key_has_issuers_use_the_new_name() -> None:
+    world = Standing().stand()
+    world.arm("kill-before", calm(given=False).effects.index("create acme/ledger.json"))
+    with pytest.raises(Killed):
+        world.adopt()
+    (current,) = world.kids
+    assert world.kids == {current: "2026"}
+    # What stood there until now is in no cache any more.
+    world.advance(30 * DAY)
+    world.body = document(published("EdDSA", "2025", 1), published("EdDSA", "renamed"))
+    world.stand().advance(30 * DAY)
+    adopting = world.adoption()
+    ring = adopting.adopt(adopting.propose(world.halves, ["renamed"]))
+    assert ring.current("EdDSA").kid == "renamed"  # type: ignore[union-attr]
+    assert world.kids == {current: "renamed"}
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -72,6 +72,48 @@ def test_a_tick_with_nothing_to_do_reads_thrice_and_writes_nothing() -> None:
     assert outcome.plan.due == world.ring.current("EdDSA").activated_at + POLICY.lifetime  # type: ignore[union-attr, operator]
 
 
+@pytest.mark.parametrize("how", ["kill-after", "applied"])
+def test_the_kid_of_a_key_is_the_one_that_issuers_find_beside_it_whatever_the_policy_says_since(how: str) -> None:
+    world = World()
+    world.init()
+    world.arm(how, effects_before_a_creation())
+    assert world.try_tick() is not None
+    world.configure(replace(world.policy, kid="spki-sha256"))
+    for _ in range(3):
+        world.tick()
+        world.advance(HOUR)
+    first, *later = world.ring.keys
+    assert {key.id: key.kid for key in world.ring.keys} == world.kids
+    assert first.jwk
+    assert first.kid == jwks.thumbprint(first.jwk)
+    assert [key.kid == jwks.thumbprint(key.jwk or {}) for key in later] == [False]
+    assert world.public_kids() == set(world.kids.values())
+
+
+def effects_before_a_creation() -> int:
+    """How many effects the first tick has before it makes a key."""
+    rehearsal = World()
+    rehearsal.init()
+    done = len(rehearsal.effects)
+    rehearsal.tick()
+    return rehearsal.effects[done:].index("keys.create")
+
+
+def test_a_kid_that_does_not_follow_from_its_key_is_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.init()
+    made = world.made
+
+    def misnamed(key_id: str, handle: str, alg: str, _kid: str, private: Any) -> None:
+        made(key_id, handle, alg, "a name of somebody's own", private)
+
+    monkeypatch.setattr(world, "made", misnamed)
+    with pytest.raises(Refused, match="does not follow from the key"):
+        world.tick()
+    assert world.ring.keys[0].kid is None
+    assert "acme/jwks.json" not in world.documents
+
+
 @pytest.mark.no_cover
 def test_the_current_key_stands_first() -> None:
     world = founded()

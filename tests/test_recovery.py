@@ -94,6 +94,40 @@ def told(result: Rebuilt) -> dict[str, str]:
     return {line.key: line.becomes for line in result.lines}
 
 
+def test_a_key_that_signs_and_is_not_public_is_published_under_the_kid_that_tokens_carry() -> None:
+    kubernetes = jwks.kid_of(A.spki, ALGORITHMS["EdDSA"], "spki-sha256")
+    made_elsewhere = A.found(id=jwks.adopted_id(A.spki, ALGORITHMS["EdDSA"]))
+    # policy.kid may have changed since it was made; a kid that is not the key's own is not believed.
+    for found, in_tokens, kid in (
+        (A.found(), kubernetes, kubernetes),
+        (A.found(), A.jwk["kid"], A.jwk["kid"]),
+        (A.found(), "legacy", A.jwk["kid"]),
+        (A.found(), None, A.jwk["kid"]),
+        (made_elsewhere, "legacy", "legacy"),
+        (made_elsewhere, None, A.jwk["kid"]),
+    ):
+        result = rebuilt(shown(B.jwk), found.id, found, B.found(), in_tokens={"EdDSA": in_tokens} if in_tokens else {})
+        (key,) = (key for key in result.ring.keys if key.id == found.id)
+        assert (key.kid, key.jwk) == (kid, A.jwk | {"kid": kid})
+        assert str(key.stage) == "current"
+
+
+def test_a_ledger_that_is_lost_after_the_policy_named_kids_anew_is_rebuilt_with_the_kid_that_issuers_use() -> None:
+    world = a_world_in_mid_life()
+    current = world.kid(Stage.CURRENT)
+    parsed = jwks.parse(world.documents["acme/jwks.json"][0])
+    assert parsed
+    world.restore(jwks.serialize([jwk for jwk in parsed.keys if jwk["kid"] != current], 7))
+    world.configure(replace(world.policy, kid="spki-sha256"))
+    world.lose()
+    proposal = world.recovery(Left).propose()
+    assert proposal
+    assert {line.key: line.becomes for line in proposal.lines}[current] == "current"
+    world.recovery(Left).write(proposal)
+    world.tick()
+    assert current in world.public_kids()
+
+
 def test_the_pointer_says_which_key_is_current_and_every_other_may_have_signed_until_now() -> None:
     result = rebuilt(shown(A.jwk, B.jwk), "id-a", A.found(), B.found())
     assert stages(result.ring) == {"id-a": "current", "id-b": "previous"}
@@ -394,6 +428,9 @@ class Left(Ports):
 
     def public_half(self, keyset: str, held: Held) -> tuple[bytes | None, datetime | None]:
         return material.spki(self.world.private[held.handle]), None
+
+    def kid_in_tokens(self, keyset: str, algorithm: Any) -> str | None:
+        return self.world.kids.get(self.world.pointers[algorithm.alg].id or "")
 
     world: Lasting
 

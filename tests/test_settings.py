@@ -422,6 +422,24 @@ def test_kms_is_asked_for_no_key_that_it_does_not_make(load: Load, faults: Calla
     load(MINIMAL.replace("secretsmanager://acme/jwt", "kms://acme") + '[policy]\nalgorithms = ["ML-DSA-87"]\n')
 
 
+def test_a_secret_is_asked_for_no_more_labels_than_it_takes(load: Load, faults: Callable[..., list[str]]) -> None:
+    def policy(token_lifetime: str) -> str:
+        return f'{MINIMAL}[policy]\nlifetime = "30h"\nmax_keys = 40\ntoken_lifetime = "{token_lifetime}"\n'
+
+    fits, full = policy("11d3h"), policy("11d4h")
+    assert load(fits).keysets[0].policy.keys_per_algorithm == 11
+    (fault,) = faults(full)
+    assert fault == (
+        "policy.lifetime: 2 + ⌈11d6h9m ÷ 1d6h⌉ = 12 keys of one algorithm at once need 21 staging labels, and AWS"
+        " Secrets Manager takes 20 on a secret (key set acme); make it longer, or retention shorter (token_lifetime,"
+        " signer_lag)."
+    )
+    load(full.replace("secretsmanager://acme/jwt", "kms://acme"))
+    # Who has to change the policy anyway is shown the proof first.
+    with pytest.raises(Refused, match="max_keys is 10"):
+        load(full.replace("max_keys = 40", "max_keys = 10"))
+
+
 def test_encryption_that_would_not_happen(faults: Callable[..., list[str]]) -> None:
     toml = changed("s3://acme-ledger/", "file:///ledger") + '[ledger]\nsse_kms_key = "alias/acme"\n'
     assert faults(toml) == ["ledger.sse_kms_key: stores.ledger is not in S3: nothing would be encrypted; leave it out."]

@@ -85,6 +85,9 @@ class Left(Ports):
     def public_half(self, keyset: str, held: Held) -> Any:
         raise AssertionError("upkeep reads no key")
 
+    def kid_in_tokens(self, keyset: str, algorithm: Any) -> str | None:
+        raise AssertionError("upkeep reads no key")
+
 
 def engine(world: World, ports: type[Ports] = Left) -> Engine:
     left: Any = ports(world, "person")

@@ -86,6 +86,7 @@ class World:
         self.versions: list[Version] = []
         self.private: dict[str, Any] = {}
         self.handles: dict[str, str] = {}
+        self.kids: dict[str, str] = {}
         self.disabled: set[str] = set()
         self.destroyed: set[str] = set()
         self.discarded: set[str] = set()
@@ -224,9 +225,9 @@ class World:
         self.handles[key_id] = handle
         self.strays_staged += 1
 
-    def made(self, key_id: str, handle: str, _alg: str, _kid: str, private: Any) -> None:
-        """A private key came to be."""
-        self.handles[key_id], self.private[handle] = handle, private
+    def made(self, key_id: str, handle: str, _alg: str, kid: str, private: Any) -> None:
+        """A private key came to be, and beside it the ``kid`` that issuers put into tokens."""
+        self.handles[key_id], self.private[handle], self.kids[key_id] = handle, private, kid
 
     def stopped(self, handle: str) -> bool:
         """Whether the key store signs with it no more."""

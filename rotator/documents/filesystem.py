@@ -106,6 +106,8 @@ class FilesystemDocuments:
         # to whoever read it before. The other way round a new document would carry the promises of the old.
         described = json.dumps({"content_type": headers.content_type, "cache_control": headers.cache_control})
         self._put(_sidecar(file), described.encode())
+        # Without this a power cut may keep the second rename alone.
+        files.sync(file.parent)
         self._put(file, body)
         files.sync(file.parent)
         return _version(body, headers)

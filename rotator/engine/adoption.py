@@ -346,9 +346,8 @@ class Adoption:
     def _point(self, each: Taken, handle: str) -> None:
         ref = self._ref(each, handle)
         pointer = self._keys.read_pointer(self.keyset.name, each.algorithm)
-        if pointer.id == each.id:
-            return
-        if pointer.id is not None:
+        # One that names this key already may carry the kid it had when an adoption broke off: it is written again.
+        if pointer.id not in {None, each.id}:
             raise Conflict(f"Another key was made current meanwhile (intent {pointer.id}). Adopt again.")
         self._prove(each, lambda _, message: self._keys.sign(ref, message))
         self._keys.move_pointer(pointer, ref)

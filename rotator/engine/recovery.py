@@ -282,12 +282,14 @@ class Recovery:
 
     def _rebuilt(self, wanted: Wanted, world: _World, readable: Sequence[Keyring]) -> Proposal:
         older = max(readable, key=lambda ring: ring.revision, default=None)
+        found, in_tokens = self._found(world)
         built = recovery.rebuild(
             self.keyset,
             world.now,
             documents=world.seen,
             pointers=world.pointers,
-            found=self._found(),
+            found=found,
+            in_tokens=in_tokens,
             ledger_id=self._nonce(),
             older=older,
             revoked=wanted.revoked,
@@ -310,7 +312,8 @@ class Recovery:
         source = "rebuilt from the public documents, the pointers and the key store"
         return Proposal(built.ring, "", source, built.lines, (), (*built.warnings, forgotten, policy), _version(world))
 
-    def _found(self) -> list[Found]:
+    def _found(self, world: _World) -> tuple[list[Found], dict[str, str]]:
+        """Every key of the key store, and by algorithm the kid that tokens carry now."""
         store = self._keys
         if not isinstance(store, Searchable):
             raise Refused(
@@ -329,7 +332,9 @@ class Recovery:
             if spki is not None:
                 created_at = held.created_at or made_at
                 found.append(Found(held.id, held.alg, held.handle, spki, held.ledger_id, created_at, held.unsigned))
-        return found
+        signing = [alg for alg, key_id in world.pointers.items() if key_id]
+        kids = {alg: store.kid_in_tokens(self.keyset.name, ALGORITHMS[alg]) for alg in signing}
+        return found, {alg: kid for alg, kid in kids.items() if kid}
 
     def _written_over(self, ring: Keyring, world: _World, readable: Collection[Keyring]) -> Keyring:
         """``ring`` with a revision beyond everything that is left, and beyond what a stalled worker may still write."""

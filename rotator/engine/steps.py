@@ -6,10 +6,10 @@ Facts that permit are recorded after their effect, with the clock read then; fac
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from rotator.engine.observe import as_seen
-from rotator.errors import AccessDenied, RotatorError, StoreError
+from rotator.errors import AccessDenied, Refused, RotatorError, StoreError
 from rotator.keys import discovery, facts, jwks, upkeep
 from rotator.keys import plan as planning
 from rotator.keys.algorithms import algorithm
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
     from rotator.engine.ledger import Ledger
     from rotator.engine.observe import Observer, World
+    from rotator.keys.algorithms import Algorithm
     from rotator.keys.plan import Step
     from rotator.keys.policy import KeySet, PublicDocument
-    from rotator.ports import Cdn, Clock, DocumentStore, KeyStore
+    from rotator.ports import Cdn, Clock, DocumentStore, KeyStore, StoredKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class Steps:
         self._report(Report(self.keyset.name, step, reason, self._clock(), document=document, level="warning"))
 
     def _ref(self, key: Key) -> KeyRef:
-        return KeyRef(self.keyset.name, algorithm(key.alg), key.id, key.kid or "", key.handle or "")
+        return KeyRef(self.keyset.name, algorithm(key.alg), key.id, key.kid or "", key.handle or "", key.created_at)
 
     def _key(self, world: World, step: Step) -> Key:
         # The step was planned from this very keyring.
@@ -154,9 +155,27 @@ class Steps:
             # Where somebody else writes the ledger first, the next try records this key and makes no other.
             world.made[key.id] = stored
             world.attempts.add(key.attempt)
-        jwk = jwks.public_jwk(stored.spki, row, policy.kid)
+        jwk = self._public_half(stored, row)
         self.commit(world, facts.created(world.ring, key.id, jwk, stored.handle, self.now(world.ring)), step)
         world.entering |= {(document.name, key.id) for document in self.keyset.written}
+
+    def _public_half(self, stored: StoredKey, row: Algorithm) -> jwks.Jwk:
+        """What is published of ``stored``, under the kid that its issuers will put into tokens.
+
+        Raises:
+            Refused: that kid does not follow from the key.
+        """
+        if stored.kid is None:
+            return jwks.public_jwk(stored.spki, row, self.keyset.policy.kid)
+        # policy.kid may have changed since the key was made.
+        for form in get_args(jwks.KidFormat):
+            jwk = jwks.public_jwk(stored.spki, row, form)
+            if jwk["kid"] == stored.kid:
+                return jwk
+        raise Refused(
+            f"Key set {self.keyset.name}: the new {row.alg} key ({stored.handle}) is not taken: the kid kept beside it"
+            " does not follow from the key. rotator did not write that; find out who writes into its key store."
+        )
 
     # -- the steps: public documents -----------------------------------------------------------------------------
 

@@ -100,12 +100,14 @@ def rebuild(  # noqa: PLR0913 - what is left, piece by piece
     pointers: Mapping[str, str | None],
     found: Sequence[Found],
     ledger_id: str,
+    in_tokens: Mapping[str, str] | None = None,
     older: Keyring | None = None,
     revoked: Collection[str] = (),
 ) -> Rebuilt:
     """The ledger of ``keyset`` that follows from what is left.
 
-    ``ledger_id`` names it where nothing remembers the lost one's; ``older`` is a ledger that is older than the world;
+    ``ledger_id`` names it where nothing remembers the lost one's; ``in_tokens`` are the kids that issuers put into
+    tokens now, by algorithm; ``older`` is a ledger that is older than the world;
     ``revoked`` are kids of which a person says that they must never come back.
 
     Raises:
@@ -131,7 +133,7 @@ def rebuild(  # noqa: PLR0913 - what is left, piece by piece
             keys.append(_signing(key, keyset, before, now))
             lines.append(Line(kid, alg, Stage.CURRENT, "the pointer names it"))
         elif hidden is not None:
-            key, before = made(hidden, alg, public_jwk(hidden.spki, ALGORITHMS[alg], keyset.policy.kid))
+            key, before = made(hidden, alg, _hidden_jwk(hidden, alg, keyset, (in_tokens or {}).get(alg)))
             keys.append(replace(_signing(key, keyset, before, now), forced=True))
             lines.append(Line(key.name, alg, Stage.CURRENT, "the pointer names it; it is not public, and will be"))
             warnings.append(
@@ -279,6 +281,15 @@ def _value(member: Any) -> Any:
         return int.from_bytes(unb64u(member.rstrip("=")), "big")
     except (AttributeError, ValueError):
         return member
+
+
+def _hidden_jwk(each: Found, alg: str, keyset: KeySet, in_tokens: str | None) -> Jwk:
+    """What is published of a key that signs and is not public: under the kid that tokens carry, if it is the key's."""
+    row = ALGORITHMS[alg]
+    jwk = public_jwk(each.spki, row, keyset.policy.kid)
+    # policy.kid may have changed since it was made. Of a key that was made elsewhere any kid may be its own.
+    its_own = in_tokens in _kids(each, alg) or each.id == adopted_id(each.spki, row)
+    return jwk | {"kid": in_tokens} if in_tokens and its_own else jwk
 
 
 def _kids(each: Found, alg: str) -> set[str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rotator import uris
 from rotator.errors import ConfigurationError, Refused
 from rotator.keys.algorithms import ALGORITHMS
-from rotator.keys.policy import Policy
+from rotator.keys.policy import Policy, text
 from rotator.settings import documents, reading
 from rotator.settings.tables import PolicyTable, Stores, table
 from rotator.uris import Location
@@ -43,6 +43,10 @@ DEMO: Mapping[str, Any] = {
     "clock_skew": timedelta(0),
     "interval": timedelta(seconds=1),
 }
+
+#: Staging labels that one secret takes, and those that it needs beside one for each public key: AWSCURRENT, AWSPREVIOUS
+#: and AWSPENDING, placeholder and unused version, three copies that fences made, and a key that was just withdrawn.
+_LABELS, _OTHER_LABELS = 20, 9
 
 #: One more than any key store takes, so that a longer one is refused there and not cut here.
 _PASSPHRASE_BYTES = 1024
@@ -134,6 +138,7 @@ def _configuration(tables: Mapping[str, Any], forced: Mapping[str, Any], *, unsa
     _check_distinct(keysets, faults)
     _check_stores(settings, faults)
     _check_key_kinds(settings, keysets, faults)
+    _check_labels(settings, keysets, faults)
     passphrase = _passphrase(settings, faults) if settings.stores.keys.startswith("file:") else None
     if faults.found:
         raise ConfigurationError("\n".join([*faults.found, *faults.unsafe]))
@@ -205,6 +210,20 @@ def _check_key_kinds(settings: Settings, keysets: Sequence[KeySet], faults: Faul
         for alg, name in configured.items():
             if ALGORITHMS[alg].kms_signing_algorithm is None:
                 faults.add("policy.algorithms", f"AWS KMS has no {alg} keys (key set {name}); leave it out.")
+
+
+def _check_labels(settings: Settings, keysets: Sequence[KeySet], faults: Faults) -> None:
+    """A secret that is full of labels takes no key more, so none would ever leave."""
+    if settings.stores.keys.startswith("secretsmanager:"):
+        for policy, name in {keyset.policy: keyset.name for keyset in reversed(keysets)}.items():
+            keys = policy.keys_per_algorithm
+            if keys + _OTHER_LABELS > _LABELS and not policy.faults():
+                faults.add(
+                    "policy.lifetime",
+                    f"2 + ⌈{text(policy.retention)} ÷ {text(policy.lifetime)}⌉ = {keys} keys of one algorithm at once"
+                    f" need {keys + _OTHER_LABELS} staging labels, and AWS Secrets Manager takes {_LABELS} on a secret"
+                    f" (key set {name}); make it longer, or retention shorter (token_lifetime, signer_lag).",
+                )
 
 
 def _passphrase(settings: Settings, faults: Faults) -> bytes | None:

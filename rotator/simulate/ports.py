@@ -139,7 +139,7 @@ class Ports:
                 kid = jwks.kid_of(material.spki(private), intent.algorithm, intent.kid_format)
                 world.made(intent.id, handle, intent.algorithm.alg, kid, private)
             handle = world.handles[intent.id]
-            return StoredKey(handle, material.spki(world.private[handle]))
+            return StoredKey(handle, material.spki(world.private[handle]), world.kids[intent.id])
 
         return self._do("keys.create", apply)  # type: ignore[no-any-return]
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from rotator.aws import code_of, translated
+from rotator.aws import code_of, date_of, translated
 from rotator.errors import (
     AccessDenied,
     ConfigurationError,
@@ -70,8 +70,11 @@ _NOT_YET = frozenset({"NotFoundException", "KMSInvalidStateException"})
 #: States of a key that is not being deleted.
 _ALIVE = frozenset({"Enabled", "Disabled"})
 
-#: What DisableKey and ScheduleKeyDeletion answer for a key that is deleted already, or going to be.
-_GONE = _NOT_YET
+#: States of a key that is going to be deleted: it signs no more.
+_ENDING = frozenset({"PendingDeletion", "PendingReplicaDeletion"})
+
+#: KMS deletes no key sooner (ScheduleKeyDeletion, PendingWindowInDays): a younger one that it does not see is there.
+_SOONEST_DELETION = timedelta(days=7)
 
 #: How often the alias is put after a pointer that keeps moving away from it.
 _CHASES = 3
@@ -300,15 +303,13 @@ class KmsKeys:
 
     def disable(self, ref: KeyRef) -> None:
         """Stop the key from signing; a key that is deleted or going to be cannot sign either."""
-        with _fine(_GONE):
-            self._disable(ref.handle)
+        self._end(ref.handle, ref.created_at, self._disable)
         # Until here a stale alias named a key whose tokens still verify; from here on it would be an outage.
         self._lead_alias(ref.keyset, ref.algorithm)
 
     def destroy(self, ref: KeyRef) -> None:
         """Schedule the key's deletion after the window, and free the alias of its intent."""
-        with _fine(_GONE):
-            self._schedule_deletion(ref.handle)
+        self._end(ref.handle, ref.created_at, self._schedule_deletion)
         self._delete_alias(self._alias(ref.keyset, ref.algorithm, ref.id))
 
     def strays(self, keyset: str) -> Sequence[Stray]:
@@ -353,6 +354,10 @@ class KmsKeys:
                 raise
             return None, held.created_at
 
+    def kid_in_tokens(self, keyset: str, algorithm: Algorithm) -> str | None:
+        """See :meth:`rotator.ports.Searchable.kid_in_tokens`. KMS is not asked."""
+        return self._read(keyset, algorithm)[1].kid
+
     def _intent_aliases(self, keyset: str) -> list[str]:
         """Every alias of ``keyset`` that names a key after its intent."""
         ours = re.compile(rf"alias/{re.escape(f'{self._prefix}/{keyset}')}/({'|'.join(ALGORITHMS)})/(?!current$)[^/]+")
@@ -381,9 +386,8 @@ class KmsKeys:
 
     def discard(self, stray: Stray) -> None:
         """Disable the key, so that it is stopped even where deletion is denied, and schedule its deletion."""
-        with _fine(_GONE):
-            self._disable(stray.handle)
-            self._schedule_deletion(stray.handle)
+        for effect in (self._disable, self._schedule_deletion):
+            self._end(stray.handle, stray.created_at, effect)
 
     # The pointer
 
@@ -509,6 +513,35 @@ class KmsKeys:
         except RotatorError as exc:
             _log.warning("%s lost a race and is not scheduled for deletion yet: %s", arn, exc)
 
+    def _end(self, arn: str, created_at: datetime | None, effect: Callable[[str], None]) -> None:
+        """Have ``effect`` on a key, which stops or deletes it; fine where it is deleted already, or going to be.
+
+        Raises:
+            StoreError: KMS does not see the key, and it is too young to be deleted.
+        """
+
+        def ended() -> None:
+            try:
+                effect(arn)
+            except StoreError as exc:
+                if _code(exc) not in _NOT_YET:
+                    raise
+                key = self._describe(arn)
+                if key is None or key.get("KeyState") not in _ENDING:
+                    raise
+
+        try:
+            self._patiently(ended)
+        except StoreError as exc:
+            if _code(exc) != "NotFoundException":
+                raise
+            if created_at is not None and _age(created_at, exc) < _SOONEST_DELETION:
+                raise StoreError(
+                    f"{arn} was made at {created_at:%Y-%m-%d %H:%M:%S}Z, and KMS knows no such key in this account and"
+                    " region: it may not see it yet. The next tick tries again; look whether account and region are"
+                    " right."
+                ) from exc
+
     def _patiently(self, call: Callable[[], _T]) -> _T:
         """What ``call`` returns, tried again for some 3 s while KMS does not see what was made a moment ago."""
         for pause in _PAUSES:
@@ -578,6 +611,12 @@ def _code(exc: RotatorError) -> str:
     return code_of(exc.__cause__) if exc.__cause__ else ""
 
 
+def _age(created_at: datetime, exc: StoreError) -> timedelta:
+    """How long ago ``created_at`` was by the clock of KMS, which refused with ``exc``; without one it was just now."""
+    date = date_of(getattr(exc.__cause__, "response", {}))
+    return date - created_at if date else timedelta(0)
+
+
 @contextmanager
 def _fine(codes: Collection[str]) -> Iterator[None]:
     """The end of the block, early where AWS answers with one of ``codes``: what was to be done is done already."""
@@ -610,7 +649,10 @@ def _adopted(key: KeyMetadataTypeDef, intent: Intent, alias: str) -> str:
             " make it. Delete that alias; the next tick makes the key."
         )
     if reason := _REASONS.get(key.get("KeyState", "")):
-        raise StoreError(f"{alias} names {arn}, but {reason}. Cancel the deletion and enable the key, or revoke it.")
+        raise StoreError(
+            f"{alias} names {arn}, but {reason}. Cancel the deletion and enable the key, or delete"
+            " that alias: the next tick makes another key."
+        )
     return arn
 
 

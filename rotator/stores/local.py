@@ -2,7 +2,8 @@
 
 ``root/acme/ES256/<intent id>.pem`` is a key (PKCS#8, RFC 5958; encrypted when there is a passphrase), and
 ``root/acme/ES256/pointer.json`` says which of them signs: an issuer reads ``key`` there and opens the file so named
-beside it; ``kid`` and ``alg`` are what its tokens must carry. Where these are null, no key signs.
+beside it; ``kid`` and ``alg`` are what its tokens must carry. Where these are null, no key signs. An empty
+``<intent id>.pem.destroyed`` remembers for a year that there was a key.
 
 Directories are 0700 and files 0600; anything looser is refused.
 """
@@ -40,7 +41,10 @@ _KEYSET = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 
 _POINTER = "pointer.json"
-_KEY, _DISABLED = ".pem", ".pem.disabled"
+_KEY, _DISABLED, _DESTROYED = ".pem", ".pem.disabled", ".pem.destroyed"
+
+#: Seconds. No worker stalls that long and goes on.
+_REMEMBERED = 366 * 86_400
 
 #: OpenSSL takes no others.
 _PASSPHRASE_BYTES = range(1, 1024)
@@ -107,8 +111,22 @@ class LocalKeys:
             return Pointer(named.id, named.token)
 
     def create(self, intent: Intent) -> StoredKey:
-        """See :meth:`rotator.ports.KeyStore.create`."""
-        return self._kept(intent, lambda: material.generate(intent.algorithm, intent.rsa_bits))
+        """See :meth:`rotator.ports.KeyStore.create`.
+
+        Raises:
+            Conflict: the key was made and destroyed since it was ordered.
+        """
+
+        def bring() -> PrivateKeyTypes:
+            destroyed = self._directory(intent.keyset, intent.algorithm) / f"{intent.id}{_DESTROYED}"
+            if destroyed.exists():
+                raise Conflict(
+                    f"The key of intent {intent.id} was destroyed, and no second one is made. Where the ledger was"
+                    f" brought back from before that, remove {destroyed}."
+                )
+            return material.generate(intent.algorithm, intent.rsa_bits)
+
+        return self._kept(intent, bring)
 
     def known(self, name: str, keyset: str) -> StoredKey:
         """None: files take over private halves alone."""
@@ -219,11 +237,21 @@ class LocalKeys:
         self._end(ref, "disable", lambda file: file.rename(_disabled(file)))
 
     def destroy(self, ref: KeyRef) -> None:
-        """See :meth:`rotator.ports.KeyStore.destroy`."""
+        """See :meth:`rotator.ports.KeyStore.destroy`. A worker that stalled makes no second key of this name."""
 
         def erase(file: Path) -> None:
-            for each in (file, _disabled(file)):
-                each.unlink(missing_ok=True)
+            destroyed = file.with_suffix(_DESTROYED)
+            try:
+                destroyed.touch(0o600)
+                # A crash must not undo this and keep what follows.
+                files.sync(file.parent)
+            finally:
+                # On a full disk, too: the next tick writes down that it is gone.
+                for each in (file, _disabled(file)):
+                    each.unlink(missing_ok=True)
+            for old in file.parent.glob(f"*{_DESTROYED}"):
+                if destroyed.stat().st_mtime - old.stat().st_mtime > _REMEMBERED:
+                    old.unlink()
 
         self._end(ref, "destroy", erase)
 
@@ -249,6 +277,11 @@ class LocalKeys:
         with files.translated("read", file):
             private = self._existing(file, row)
         return (material.spki(private) if private else None), held.created_at
+
+    def kid_in_tokens(self, keyset: str, algorithm: Algorithm) -> str | None:
+        """See :meth:`rotator.ports.Searchable.kid_in_tokens`."""
+        ref = self.named(keyset, algorithm)
+        return ref.kid if ref else None
 
     def strays(self, keyset: str) -> Sequence[Stray]:
         """None: every key here is named after an intent that a ledger recorded before."""

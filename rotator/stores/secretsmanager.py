@@ -6,8 +6,13 @@ The state can be read off the staging labels alone, so a tick with nothing to do
   compare-and-swap. On a version without a key (a placeholder) it is a pointer that names no key.
 * ``rotator-{intent id}`` is on the version to sign with for that key: first the one whose version id *is* the intent
   id, after a fence its newest copy. A copy also carries ``rotator-fence-{nonce}-{intent id}``.
+* ``rotator-unused`` is on the version that was put last to take AWSCURRENT, until it has it: whoever could not finish
+  takes that one, and puts no other.
 * The first value ever put takes AWSCURRENT whatever labels are named, so a placeholder always goes first.
-* AWSPENDING and AWSPREVIOUS are where people and tools expect them; nothing is decided by them.
+* AWSPENDING and AWSPREVIOUS are where people and tools expect them; nothing is decided by them. After a fence no
+  version has AWSPREVIOUS: it would lead people back to the version id that the fence took out of use.
+
+All of these together are at most 20 on one secret: the settings refuse a policy that needs more.
 """
 
 from __future__ import annotations
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
 _CURRENT, _PENDING, _PREVIOUS = "AWSCURRENT", "AWSPENDING", "AWSPREVIOUS"
 _PLACEHOLDER = "rotator-placeholder"
 _FENCE = "rotator-fence-"
+_UNUSED = "rotator-unused"
 
 #: The label of a key, or of a copy of it that a fence made. Version ids have 32 to 64 characters.
 _KEY_LABEL = re.compile(rf"(?:{_FENCE}[0-9a-f]{{8}}-|rotator-)(?P<id>.{{32,64}})")
@@ -184,10 +190,11 @@ class SecretsManagerKeys:
             return self._adopt(name, intent)
         private = material.generate(intent.algorithm, intent.rsa_bits)
         spki = material.spki(private)
-        if not self._put_key(name, intent.id, private, public_jwk(spki, intent.algorithm, intent.kid_format)):
+        public = public_jwk(spki, intent.algorithm, intent.kid_format)
+        if not self._put_key(name, intent.id, private, public):
             return self._adopt(name, intent)
         self._mark_pending(name, intent.id)
-        return StoredKey(intent.id, spki)
+        return StoredKey(intent.id, spki, public["kid"])
 
     def known(self, name: str, keyset: str) -> StoredKey:
         """None: a version of ours holds the private half itself."""
@@ -205,10 +212,10 @@ class SecretsManagerKeys:
         # The kid is the published one; the other members are written as RFC 7518 wants them, whoever wrote those.
         public = public_jwk(spki, takeover.algorithm) | {"kid": takeover.kid}
         if takeover.id in versions or not self._put_key(name, takeover.id, private, public):
-            kept = material.load_private_jwk(_parsed(self._value(name, VersionId=takeover.id)))
-            if material.spki(kept) != spki:
+            kept = _parsed(self._value(name, VersionId=takeover.id))
+            if material.spki(material.load_private_jwk(kept)) != spki or kept.get("kid") != takeover.kid:
                 raise Refused(f"Version {takeover.id} of secret {name} holds another key than {takeover.kid}.")
-        return StoredKey(takeover.id, spki)
+        return StoredKey(takeover.id, spki, takeover.kid)
 
     def locate_pointer(self, keyset: str, algorithm: Algorithm) -> str:
         """See :meth:`rotator.ports.AdoptingKeyStore.locate_pointer`."""
@@ -221,12 +228,13 @@ class SecretsManagerKeys:
         return self._put(name, id_, json.dumps(jwk), _label(id_))
 
     def _adopt(self, name: str, intent: Intent) -> StoredKey:
-        private = material.load_private_jwk(_parsed(self._value(name, VersionId=intent.id)))
+        jwk = _parsed(self._value(name, VersionId=intent.id))
+        private, kid = material.load_private_jwk(jwk), jwk.get("kid")
         versions = self._known(name)
         if not versions.get(intent.id, set()) & {_CURRENT, _PREVIOUS}:
             # Whoever made it may have crashed before this.
             self._mark_pending(name, intent.id)
-        return StoredKey(intent.id, material.spki(private))
+        return StoredKey(intent.id, material.spki(private), kid if isinstance(kid, str) else None)
 
     def _mark_pending(self, name: str, version: str) -> None:
         for versions in (self._seen.get(name), None):
@@ -241,7 +249,14 @@ class SecretsManagerKeys:
         value = self._value(name, VersionStage=_label(ref.id))
         if value is None:
             raise _gone(name, ref)
-        return material.sign(material.load_private_jwk(_parsed(value)), ref.algorithm, message)
+        jwk = _parsed(value)
+        private = material.load_private_jwk(jwk)
+        if jwk.get("kid") != ref.kid:
+            raise Refused(
+                f"Cannot sign with the version of secret {name} that is labelled {_label(ref.id)}: issuers take the kid"
+                f" of its value, and that is not {ref.kid}. Revoke {ref.kid} to have another key made."
+            )
+        return material.sign(private, ref.algorithm, message)
 
     def move_pointer(self, pointer: Pointer, ref: KeyRef) -> Pointer:
         """See :meth:`rotator.ports.KeyStore.move_pointer`. One UpdateSecretVersionStage."""
@@ -258,54 +273,89 @@ class SecretsManagerKeys:
         return self._swap(name, pointer, ref.id, version)
 
     def clear_pointer(self, keyset: str, algorithm: Algorithm, pointer: Pointer) -> Pointer:
-        """See :meth:`rotator.ports.KeyStore.clear_pointer`. A new placeholder takes AWSCURRENT: two calls."""
+        """See :meth:`rotator.ports.KeyStore.clear_pointer`. A new placeholder takes AWSCURRENT: three calls."""
         name = self._name(keyset, algorithm)
         if not self._known(name):
             self._make(name, keyset, algorithm)
-        version = str(uuid.uuid4())
-        self._put(name, version, _keyless(keyset, algorithm), _PLACEHOLDER)
-        return self._swap(name, pointer, None, version)
+        version = self._unused(name, pointer, _PLACEHOLDER)
+        if version is None:
+            version = str(uuid.uuid4())
+            self._put(name, version, _keyless(keyset, algorithm), _PLACEHOLDER, _UNUSED)
+        return self._take(name, pointer, None, version)
 
     def fence(self, keyset: str, algorithm: Algorithm, pointer: Pointer) -> Pointer:
-        """See :meth:`rotator.ports.KeyStore.fence`. A copy of the key takes AWSCURRENT: three calls.
+        """See :meth:`rotator.ports.KeyStore.fence`. A copy of the key takes AWSCURRENT: five calls.
 
-        After a crash before the last of them the pointer is as it was and the key in two versions.
+        After a crash before the third of them the pointer is as it was and the key in two versions. A token is a
+        version id, so it is good again once somebody moves AWSCURRENT back to the version that was fenced: by that
+        id alone, for no label leads there any more.
         """
         if pointer.id is None:
             return self.clear_pointer(keyset, algorithm, pointer)
         name = self._name(keyset, algorithm)
-        value = self._value(name, VersionId=pointer.token, VersionStage=_CURRENT)
-        if value is None:
-            raise _moved(name)
-        # Copies that earlier fences made. The one under AWSCURRENT will be under AWSPREVIOUS: it stays known as a copy.
-        copies = [
-            (label, version)
-            for label, version in self._seen.get(name, _Versions()).labels_of(pointer.id)
-            if label.startswith(_FENCE) and version != pointer.token
-        ]
-        version = str(uuid.uuid4())
-        self._put(name, version, value, f"{_FENCE}{secrets.token_hex(4)}-{pointer.id}", _label(pointer.id))
-        fenced = self._swap(name, pointer, pointer.id, version)
-        for label, copy in copies:
-            # Tidiness (a secret has room for 20 labels): the fence stands, and the next one tries again.
-            with suppress(StoreError):
-                self._relabel(name, label, copy, None)
+        version = self._unused(name, pointer, _label(pointer.id))
+        if version is None:
+            self._forget_copies(name, pointer.id, lambda copy, labels: copy != pointer.token and _PREVIOUS in labels)
+            value = self._value(name, VersionId=pointer.token, VersionStage=_CURRENT)
+            if value is None:
+                raise _moved(name)
+            version = str(uuid.uuid4())
+            fence = f"{_FENCE}{secrets.token_hex(4)}-{pointer.id}"
+            self._put(name, version, value, fence, _label(pointer.id), _UNUSED)
+        fenced = self._take(name, pointer, pointer.id, version)
+        # Not before: another worker's fence may be about to move AWSCURRENT to one of them.
+        with suppress(StoreError):
+            self._forget_copies(name, pointer.id, lambda copy, labels: copy != version and _UNUSED not in labels)
         return fenced
+
+    def _forget_copies(self, name: str, id_: str, which: Callable[[str, set[str]], bool]) -> None:
+        """Take the label of a copy, of which a secret has room for few, from each that an earlier fence made."""
+        versions = self._seen.get(name, _Versions())
+        for label, copy in versions.labels_of(id_):
+            if label.startswith(_FENCE) and which(copy, versions[copy]):
+                self._relabel(name, label, copy, None)
+
+    def _unused(self, name: str, pointer: Pointer, label: str) -> str | None:
+        """The version under ``label`` that was put to take AWSCURRENT from ``pointer`` and never had it, if any."""
+        versions = self._seen.get(name, _Versions())
+        version = versions.holder(_UNUSED)
+        if version is None or version == pointer.token or label not in versions[version]:
+            return None
+        return None if versions[version] & {_CURRENT, _PREVIOUS} else version
+
+    def _take(self, name: str, pointer: Pointer, id_: str | None, version: str) -> Pointer:
+        """Give AWSCURRENT to ``version``, so that the token of ``pointer`` is of no use to anybody who read it before.
+
+        What fails after the first call leaves a pointer that is moved already: whoever tries again moves it further.
+        """
+        taken = self._swap(name, pointer, id_, version)
+        if pointer.id == id_:
+            # People and tools go back to AWSPREVIOUS, and on to AWSPENDING: the token would be good again.
+            for label in sorted(self._known(name).get(pointer.token, set()) & {_PREVIOUS, _PENDING}):
+                self._relabel(name, label, pointer.token, None)
+        self._relabel(name, _UNUSED, version, None)
+        return taken
 
     def disable(self, ref: KeyRef) -> None:
         """Take AWSPREVIOUS and AWSPENDING from the key: a call for each that is there. The value stays readable."""
-        self._strip(ref, frozenset({_PREVIOUS, _PENDING}))
+
+        def goes(label: str, beside: set[str]) -> bool:
+            # Of a copy's two labels one will do: this key is fenced no more.
+            return label in {_PREVIOUS, _PENDING} or (label.startswith(_FENCE) and _label(ref.id) in beside)
+
+        self._strip(ref, goes)
 
     def destroy(self, ref: KeyRef) -> None:
         """Take every label but AWSCURRENT from the key, a call for each; AWS then prunes the value in its own time."""
         self._strip(ref)
 
-    def _strip(self, ref: KeyRef, which: frozenset[str] | None = None) -> None:
+    def _strip(self, ref: KeyRef, which: Callable[[str, set[str]], bool] = lambda *_: True) -> None:
+        """Take each label from the key of which ``which`` says so, given those beside it; AWSCURRENT stays."""
         name = self._name(ref.keyset, ref.algorithm)
         for versions in (self._seen.get(name), None):
             # That there is nothing to take is believed of a fresh look alone.
             known = self._describe(name)[0] if versions is None else versions
-            labels = [each for each in known.labels_of(ref.id) if which is None or each[0] in which]
+            labels = [each for each in known.labels_of(ref.id) if which(each[0], known[each[1]])]
             if all(self._relabel(name, label, version, None) is not None for label, version in labels) and (
                 labels or versions is None
             ):
@@ -344,6 +394,11 @@ class SecretsManagerKeys:
         except ConfigurationError as exc:
             raise ConfigurationError(f"Secret {name}, version labelled {_label(held.id)}: {exc}") from None
         return material.spki(private), made_at.astimezone(UTC) if made_at else None
+
+    def kid_in_tokens(self, keyset: str, algorithm: Algorithm) -> str | None:
+        """See :meth:`rotator.ports.Searchable.kid_in_tokens`. One GetSecretValue, as issuers do."""
+        kid = _parsed(self._value(self._name(keyset, algorithm), VersionStage=_CURRENT)).get("kid")
+        return kid if isinstance(kid, str) else None
 
     def strays(self, keyset: str) -> Iterable[Stray]:  # noqa: ARG002 - the port's signature
         """Nothing: a version is named after its intent before it exists."""

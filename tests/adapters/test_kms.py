@@ -12,6 +12,7 @@ from collections import Counter
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -440,8 +441,10 @@ def test_an_intent_whose_key_was_scheduled_for_deletion_behind_our_back_says_so(
     intent = intend("acme", ES256)
     ref = world.make(intent)
     world.wire.client().schedule_key_deletion(KeyId=ref.handle)
-    with pytest.raises(StoreError, match=r"but it is scheduled for deletion in KMS\. Cancel the deletion"):
+    with pytest.raises(StoreError, match=r"but it is scheduled for deletion in KMS\. Cancel .* or delete that alias"):
         world.store.create(again(intent))
+    world.wire.client().delete_alias(AliasName=f"alias/{world.prefix}/acme/ES256/{intent.id}")
+    assert world.store.create(again(intent)).handle != ref.handle
 
 
 # The pointer
@@ -628,12 +631,73 @@ def test_destroy_schedules_the_deletion_after_the_window_and_frees_the_alias(wor
 def test_a_key_that_is_being_deleted_can_be_disabled_destroyed_and_discarded_again(world: World) -> None:
     ref = world.make()
     [stray] = world.store.strays("acme")
+    world.wire.client().schedule_key_deletion(KeyId=ref.handle)
     # The emulator does not refuse this; AWS does.
     world.wire.refuse("DisableKey", "KMSInvalidStateException", times=2)
-    world.wire.refuse("ScheduleKeyDeletion", "KMSInvalidStateException")
+    world.wire.refuse("ScheduleKeyDeletion", "KMSInvalidStateException", times=2)
     world.store.disable(ref)
     world.store.destroy(ref)
     world.store.discard(stray)
+    assert world.slept == []
+
+
+@pytest.mark.parametrize("code", ["NotFoundException", "KMSInvalidStateException"])
+def test_the_end_of_a_key_that_kms_does_not_see_yet_is_waited_for_briefly(world: World, code: str) -> None:
+    ref = world.make()
+    for operation, end, state in (
+        ("DisableKey", world.store.disable, "Disabled"),
+        ("ScheduleKeyDeletion", world.store.destroy, "PendingDeletion"),
+    ):
+        world.wire.refuse(operation, code, times=2)
+        end(ref)
+        assert world.state(ref.handle) == state
+    assert world.slept == [0.2, 0.4] * 2
+
+
+def unseen(world: World, operation: str, at: datetime) -> None:
+    """KMS does not see a key for as long as anybody waits, in ``operation`` and DescribeKey; its clock says ``at``."""
+    body = json.dumps({"__type": "NotFoundException", "message": "staged"}).encode()
+    date = HTTPHeaders.from_pairs([("date", format_datetime(at, usegmt=True))])
+    for each in (operation, "DescribeKey"):
+        world.wire.stage(each, lambda request: AWSResponse(request.url, 400, date, Raw(body)), times=5)
+
+
+@pytest.mark.parametrize(("operation", "end"), [("DisableKey", "disable"), ("ScheduleKeyDeletion", "destroy")])
+def test_a_young_key_that_kms_does_not_see_is_not_taken_for_gone(world: World, operation: str, end: str) -> None:
+    made_at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    ref = replace(world.make(), created_at=made_at)
+    unseen(world, operation, made_at + timedelta(days=6, hours=23))
+    with pytest.raises(StoreError, match=f"{ref.handle} was made at 2026-01-02 03:04:05Z, .* may not see it yet"):
+        getattr(world.store, end)(ref)
+    assert world.state(ref.handle) == "Enabled"
+    # No key that was made seven days ago can be hidden from KMS: this one was deleted.
+    unseen(world, operation, made_at + timedelta(days=7))
+    getattr(world.store, end)(ref)
+    assert world.state(ref.handle) == "Enabled", "as it was staged"
+
+
+def test_a_key_in_a_state_that_may_pass_is_not_taken_for_gone(world: World) -> None:
+    ref = world.make()
+    world.wire.refuse("DisableKey", "KMSInvalidStateException", times=5)
+    with pytest.raises(StoreError, match="KMSInvalidStateException"):
+        world.store.disable(ref)
+
+
+def test_a_young_key_without_a_clock_to_tell_its_age_is_not_taken_for_gone(world: World) -> None:
+    ref = replace(world.make(), created_at=datetime(2026, 1, 2, tzinfo=UTC))
+    world.wire.refuse("DisableKey", "NotFoundException", times=5)
+    world.wire.refuse("DescribeKey", "NotFoundException", times=5)
+    with pytest.raises(StoreError, match="may not see it yet"):
+        world.store.disable(ref)
+
+
+def test_a_stray_that_kms_does_not_see_any_more_is_looked_for_again(world: World) -> None:
+    world.make()
+    [stray] = world.store.strays("acme")
+    unseen(world, "DisableKey", stray.created_at)
+    with pytest.raises(StoreError, match="may not see it yet"):
+        world.store.discard(stray)
+    assert world.store.strays("acme") == [stray]
 
 
 # Strays

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rotator import files
-from rotator.errors import AccessDenied, ConfigurationError, Refused, StoreError
+from rotator.errors import AccessDenied, ConfigurationError, Conflict, Refused, StoreError
 from rotator.keys import jwks, material
 from rotator.keys.algorithms import ALGORITHMS
 from rotator.stores import local
@@ -46,6 +46,50 @@ class TestLocalKeys(KeyStoreContract):
         lines = store._file(ref).read_text().splitlines()
         assert len(lines) > 2
         return [line for line in lines if not line.startswith("---")]
+
+
+def test_a_destroyed_key_is_remembered_for_a_year_so_that_a_stalled_worker_makes_no_second_one(root: Path) -> None:
+    store, home = LocalKeys(root), root / "acme/ES256"
+    intent = intend("acme", ES256)
+    ref = ref_to(intent, store.create(intent))
+    store.destroy(ref)
+    with pytest.raises(Conflict, match=f"was destroyed, and no second one is made.*{intent.id}.pem.destroyed"):
+        store.create(again(intent))
+    memory = home / f"{intent.id}.pem.destroyed"
+    assert {file.name for file in home.iterdir()} == {".lock", memory.name}
+    assert (mode(memory), memory.read_bytes()) == (0o600, b"")
+    assert store.holds("acme", [ES256]) is None
+    assert list(store.held("acme")) == []
+    store.check("acme", [ES256])
+
+    def age(days: int) -> None:
+        os.utime(memory, (memory.stat().st_mtime - days * 86_400,) * 2)
+
+    for days, left in ((360, True), (10, False)):
+        age(days)
+        another = intend("acme", ES256)
+        store.destroy(ref_to(another, store.create(another)))
+        assert memory.exists() is left
+
+
+@pytest.mark.parametrize(("call", "number"), [("unlink", errno.EIO), ("touch", errno.ENOSPC)])
+def test_a_destroy_that_is_broken_off_is_finished_by_the_next_and_then_remembered(
+    root: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    store = LocalKeys(root)
+    intent = intend("acme", ES256)
+    ref = ref_to(intent, store.create(intent))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, call, failing(number))
+        with pytest.raises(StoreError):
+            store.destroy(ref)
+    # A full disk keeps no private half alive; one that cannot be erased is still the only one of its intent.
+    assert (root / "acme/ES256" / ref.handle).exists() is (call == "unlink")
+    if call == "unlink":
+        assert ref_to(intent, store.create(again(intent))) == ref
+    store.destroy(ref)
+    with pytest.raises(Conflict):
+        store.create(again(intent))
 
 
 class TestLocalKeysUnderAPassphrase(TestLocalKeys):
@@ -377,14 +421,14 @@ def test_loose_modes_do_not_keep_a_revoked_key_alive(keys: LocalKeys, root: Path
     keys.disable(disabled)
     keys.destroy(disabled)
     keys.destroy(destroyed)
-    assert names(home) == [".lock"]
+    assert names(home) == sorted([".lock", f"{disabled.handle}.destroyed", f"{destroyed.handle}.destroyed"])
 
 
 def test_a_destroyed_key_leaves_no_copy_that_a_crash_had_left(keys: LocalKeys, home: Path) -> None:
     ref = made(keys)
     (home / f".{ref.handle}.tmp").hardlink_to(home / ref.handle)
     keys.destroy(ref)
-    assert names(home) == [".lock"]
+    assert names(home) == [".lock", f"{ref.handle}.destroyed"]
 
 
 def test_there_are_no_strays(keys: LocalKeys) -> None:
@@ -492,7 +536,7 @@ def test_a_crash_anywhere_in_the_end_of_a_key_is_mended_by_doing_it_again(tmp_pa
 
         died = dies_before(call, act)
         act()
-        assert names(root / "acme/ES256") == [".lock"]
+        assert names(root / "acme/ES256") == [".lock", f"{ref.handle}.destroyed"]
         if not died:
             break
     assert call > 6

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ from rotator.errors import AccessDenied, ConfigurationError, Conflict, Refused, 
 from rotator.keys import jwks, material
 from rotator.keys.algorithms import ALGORITHMS
 from rotator.keys.jwks import public_jwk
+from rotator.settings import _LABELS, _OTHER_LABELS
 from rotator.stores.secretsmanager import SecretsManagerKeys
 from tests import emulators
 from tests.adapters.wire import Wire
@@ -165,6 +167,21 @@ def test_with_pem_the_key_stands_beside_it_as_pkcs8_and_jose_libraries_do_not_mi
     assert "pem" not in secret.value(VersionStage="AWSCURRENT")
 
 
+def test_a_key_is_known_by_the_kid_that_its_value_gives_to_issuers_and_signs_for_no_other(
+    wire: Wire, store: SecretsManagerKeys, secret: Secret, keyset: str
+) -> None:
+    intent = intend(keyset, ES256)
+    made = store.create(intent)
+    changed = replace(again(intent), kid_format="spki-sha256")
+    key = SecretsManagerKeys(wire, PREFIX).create(changed)
+    assert key == made
+    assert key.kid == secret.value(VersionId=intent.id)["kid"] == ref_to(intent, key).kid
+    assert signs(store, ref_to(intent, key), key.spki)
+    # As a ledger would have it that went by the policy of the day.
+    with pytest.raises(Refused, match="issuers take the kid of its value"):
+        store.sign(ref_to(changed, key), MESSAGE)
+
+
 @pytest.mark.parametrize("alg", ["ML-DSA-44", "ML-DSA-65", "ML-DSA-87"])
 def test_the_value_of_an_ml_dsa_key_is_the_private_jwk_of_rfc_9964(
     store: SecretsManagerKeys, strict_moto_url: str, keyset: str, alg: str
@@ -284,12 +301,12 @@ def test_what_the_rarer_operations_cost(wire: Wire, store: SecretsManagerKeys, k
     pointer = store.move_pointer(store.read_pointer(keyset, ES256), ref)
     wire.counted()
     pointer = store.fence(keyset, ES256, pointer)
-    assert wire.counted() == {"GetSecretValue": 1, "PutSecretValue": 1, "UpdateSecretVersionStage": 1}
+    assert wire.counted() == {"GetSecretValue": 1, "PutSecretValue": 1, "UpdateSecretVersionStage": 3}
     with pytest.raises(Conflict):
         store.fence(keyset, ES256, replace(pointer, token=ref.id))
     assert wire.counted() == {"GetSecretValue": 1}
     store.clear_pointer(keyset, ES256, pointer)
-    assert wire.counted() == {"PutSecretValue": 1, "UpdateSecretVersionStage": 1}
+    assert wire.counted() == {"PutSecretValue": 1, "UpdateSecretVersionStage": 2}
 
 
 def test_an_answer_carries_the_clock_of_the_service(store: SecretsManagerKeys, keyset: str) -> None:
@@ -514,12 +531,114 @@ def test_of_two_fences_one_wins_and_the_pointer_stays_on_its_key(
     assert set(secret.labels()) == {"AWSCURRENT"}
 
 
+@pytest.mark.parametrize("made", [False, True])
+def test_after_a_fence_no_label_leads_back_to_the_token_that_it_took_out_of_use(
+    store: SecretsManagerKeys, secret: Secret, keyset: str, made: bool
+) -> None:
+    make(store, keyset)
+    pointer = make_current(store, keyset)[1] if made else store.read_pointer(keyset, ES256)
+    for _ in range(3):
+        fenced = store.fence(keyset, ES256, pointer)
+        # People and tools roll back to AWSPREVIOUS; a promotion that stalled before the fence would go through.
+        assert "AWSPREVIOUS" not in secret.labels()
+        assert pointer.token not in secret.labels().values()
+        pointer = fenced
+    assert store.read_pointer(keyset, ES256).token == pointer.token
+
+
+def test_a_copy_that_a_fence_took_out_of_use_and_somebody_puts_back_is_not_taken_for_the_pointer(
+    store: SecretsManagerKeys, secret: Secret, keyset: str
+) -> None:
+    _, pointer = make_current(store, keyset)
+    once_fenced = store.fence(keyset, ES256, pointer)
+    twice = store.fence(keyset, ES256, once_fenced)
+    secret.label("AWSCURRENT", once_fenced.token)
+    with pytest.raises(Refused, match=f"--move-to-version-id {twice.token}"):
+        store.read_pointer(keyset, ES256)
+
+
+@pytest.mark.parametrize("cleared", [False, True])
+@pytest.mark.parametrize("code", ["AccessDeniedException", "ThrottlingException"])
+def test_what_cannot_take_awscurrent_is_put_once_however_often_it_is_tried(
+    once: Wire, store: SecretsManagerKeys, secret: Secret, keyset: str, cleared: bool, code: str
+) -> None:
+    current, pointer = make_current(store, keyset)
+    stalled = make(store, keyset)
+
+    def tick(worker: SecretsManagerKeys) -> Pointer:
+        found = worker.read_pointer(keyset, ES256)
+        return (worker.clear_pointer if cleared else worker.fence)(keyset, ES256, found)
+
+    before = len(secret.labels())
+    once.counted()
+    for _ in range(25):
+        refuse(once, "UpdateSecretVersionStage", code)
+        with pytest.raises(RotatorError):
+            tick(SecretsManagerKeys(once, PREFIX))
+    assert once.counted()["PutSecretValue"] == 1
+    assert len(secret.labels()) == before + 2, "of it, and that it is unused"
+    assert store.read_pointer(keyset, ES256).id == current.id
+
+    taken = tick(SecretsManagerKeys(once, PREFIX))
+    assert once.counted()["PutSecretValue"] == 0
+    assert store.read_pointer(keyset, ES256).token == taken.token
+    with pytest.raises(Conflict):
+        store.move_pointer(pointer, stalled)
+    # The next one is not taken for unfinished.
+    assert tick(SecretsManagerKeys(once, PREFIX)).token != taken.token
+    assert once.counted()["PutSecretValue"] == 1
+
+
+@pytest.mark.parametrize("cleared", [False, True])
+def test_a_version_that_had_awscurrent_before_never_takes_it_as_unused(
+    once: Wire, store: SecretsManagerKeys, secret: Secret, keyset: str, cleared: bool
+) -> None:
+    current, pointer = make_current(store, keyset)
+    once.stage("UpdateSecretVersionStage", lambda _: None)
+    once.crash("UpdateSecretVersionStage")
+    crashing = SecretsManagerKeys(once, PREFIX)
+    with pytest.raises(KeyboardInterrupt):
+        (crashing.clear_pointer if cleared else crashing.fence)(keyset, ES256, pointer)
+    used = secret.labels()["AWSCURRENT"]
+    assert secret.labels()["rotator-unused"] == used
+    secret.label("AWSCURRENT", current.id)
+    found = store.read_pointer(keyset, ES256)
+    taken = (store.clear_pointer if cleared else store.fence)(keyset, ES256, found)
+    assert taken.token not in {used, pointer.token}
+
+
+@pytest.mark.parametrize("passing", [1, 2, 3])
+@pytest.mark.parametrize("broken", ["crash", "lose"])
+def test_a_fence_broken_off_after_it_stands_is_tidied_up_by_the_next(
+    once: Wire, store: SecretsManagerKeys, secret: Secret, keyset: str, broken: str, passing: int
+) -> None:
+    current, pointer = make_current(store, keyset)
+    make(store, keyset)
+    pointer = store.fence(keyset, ES256, pointer)
+    once.stage("UpdateSecretVersionStage", lambda _: None, times=passing)
+    getattr(once, broken)("UpdateSecretVersionStage")
+    breaking = SecretsManagerKeys(once, PREFIX)
+    # Of an old copy whose label cannot be taken the next fence takes it.
+    with suppress(KeyboardInterrupt, StoreError):
+        breaking.fence(keyset, ES256, breaking.read_pointer(keyset, ES256))
+    restarted = SecretsManagerKeys(once, PREFIX)
+    found = restarted.read_pointer(keyset, ES256)
+    assert (found.id, found.token == pointer.token) == (current.id, False)
+    fenced = restarted.fence(keyset, ES256, found)
+    labels = secret.labels()
+    there = {label for label, version in labels.items() if version == fenced.token}
+    assert there == {"AWSCURRENT", f"rotator-{current.id}", *(each for each in labels if "fence" in each)}
+    assert len(there) == 3
+    # The next key has its own, and AWSPENDING.
+    assert len(labels) == 5
+
+
 def test_fences_do_not_pile_up_labels(store: SecretsManagerKeys, secret: Secret, keyset: str) -> None:
     current, pointer = make_current(store, keyset)
     for _ in range(25):
         pointer = store.fence(keyset, ES256, pointer)
-    # AWSCURRENT, AWSPENDING, AWSPREVIOUS, the key, and the last two copies of it.
-    assert len(secret.labels()) <= 6
+    # AWSCURRENT, the key, and the last copy of it.
+    assert len(secret.labels()) == 3
     assert store.read_pointer(keyset, ES256).id == current.id
 
 
@@ -532,9 +651,24 @@ def test_after_a_fence_the_end_of_a_key_takes_its_copies_along(
     successor = make(store, keyset)
     store.move_pointer(pointer, successor)
     store.disable(current)
-    assert "AWSPREVIOUS" not in secret.labels()
+    assert set(secret.labels()) == {"AWSCURRENT", "AWSPENDING", f"rotator-{current.id}", f"rotator-{successor.id}"}
     store.destroy(current)
     assert set(secret.labels().values()) == {successor.id}
+
+
+def test_a_revoked_key_that_is_stopped_in_the_middle_of_a_fence_is_still_known_under_awscurrent(
+    once: Wire, store: SecretsManagerKeys, keyset: str
+) -> None:
+    current, pointer = make_current(store, keyset)
+    pointer = store.fence(keyset, ES256, pointer)
+    once.crash("UpdateSecretVersionStage")
+    with pytest.raises(KeyboardInterrupt):
+        SecretsManagerKeys(once, PREFIX).fence(keyset, ES256, pointer)
+    restarted = SecretsManagerKeys(once, PREFIX)
+    restarted.disable(current)
+    found = restarted.read_pointer(keyset, ES256)
+    assert (found.id, found.token) == (current.id, pointer.token)
+    assert restarted.clear_pointer(keyset, ES256, found).id is None
 
 
 def test_the_end_of_a_key_is_found_by_a_worker_that_saw_nothing_or_something_else(
@@ -801,6 +935,28 @@ def test_a_secret_that_is_full_of_labels_is_reported(store: SecretsManagerKeys, 
         secret.label(f"somebody-elses-{number}", pointer.token)
     with pytest.raises(StoreError, match="LimitExceededException"):
         make(store, keyset)
+
+
+def test_a_secret_has_room_for_the_most_keys_that_a_policy_may_need_and_for_every_other_label(
+    once: Wire, secret: Secret, keyset: str
+) -> None:
+    store = SecretsManagerKeys(once, PREFIX)
+    store.clear_pointer(keyset, ES256, store.read_pointer(keyset, ES256))
+    before, pointer = make_current(store, keyset)
+    pointer = store.move_pointer(store.fence(keyset, ES256, pointer), make(store, keyset))
+    pointer = store.fence(keyset, ES256, pointer)
+    for _ in range(_LABELS - _OTHER_LABELS + 1 - 2):
+        make(store, keyset)
+    once.stage("UpdateSecretVersionStage", lambda _: None)
+    once.crash("UpdateSecretVersionStage")
+    with pytest.raises(KeyboardInterrupt):
+        store.fence(keyset, ES256, pointer)
+    assert len(secret.labels()) == _LABELS
+    store = SecretsManagerKeys(once, PREFIX)
+    store.fence(keyset, ES256, store.read_pointer(keyset, ES256))
+    store.disable(before)
+    store.destroy(before)
+    make(store, keyset)
 
 
 @pytest.mark.parametrize("prefix", ["", "/", "a//b", "a b", "a/../b?", "x" * 257])

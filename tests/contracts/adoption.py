@@ -155,6 +155,19 @@ class AdoptionContract:
         with pytest.raises(Refused):
             store.adopt(replace(self.order(keyset, first), id=taken.id))
 
+    def test_issuers_put_the_kid_into_tokens_under_which_it_was_adopted(
+        self, store: AdoptingKeyStore, keyset: str, first: Algorithm
+    ) -> None:
+        taken = self.order(keyset, first)
+        assert store.adopt(taken).kid in {None, taken.kid}
+        # The public document was changed after an adoption that broke off.
+        renamed = replace(taken, kid="another name")
+        try:
+            key = store.adopt(renamed)
+        except Refused:
+            return
+        assert key.kid in {None, renamed.kid}
+
     def test_people_are_told_where_the_pointer_is(
         self, store: AdoptingKeyStore, keyset: str, algorithm: Algorithm
     ) -> None:

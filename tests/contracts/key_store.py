@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import traceback
 import uuid
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar
@@ -153,6 +154,18 @@ class KeyStoreContract:
         assert raced == [key] * self.racers
         if store.traits.leaves_strays:
             assert [(stray.handle, stray.id) for stray in store.strays(keyset)] == [(key.handle, intent.id)]
+
+    def test_a_kid_that_is_kept_beside_a_key_is_that_of_its_first_making(
+        self, store: KeyStore, second: KeyStore, keyset: str, algorithm: Algorithm
+    ) -> None:
+        intent = intend(keyset, algorithm)
+        key = store.create(intent)
+        assert key.kid in {None, ref_to(intent, key).kid}
+        # The worker that made it died; the next has another policy.kid.
+        assert second.create(replace(again(intent), kid_format="spki-sha256")) == key
+        assert material.verify(
+            jwks.public_jwk(key.spki, algorithm), algorithm, MESSAGE, second.sign(ref_to(intent, key), MESSAGE)
+        )
 
     def test_two_intents_make_two_keys(self, store: KeyStore, keyset: str, first: Algorithm) -> None:
         one, other = self.make(store, keyset, first), self.make(store, keyset, first)
@@ -365,6 +378,19 @@ class KeyStoreContract:
             if self.disables:
                 with pytest.raises(RotatorError):
                     second.sign(ref, MESSAGE)
+
+    def test_a_create_that_stalled_until_its_key_was_destroyed_leaves_no_key_that_nobody_finds(
+        self, store: KeyStore, second: KeyStore, keyset: str, first: Algorithm
+    ) -> None:
+        intent = intend(keyset, first)
+        key = store.create(intent)
+        store.disable(ref_to(intent, key))
+        store.destroy(ref_to(intent, key))
+        late: StoredKey | None = None
+        with suppress(RotatorError):
+            late = second.create(again(intent))
+        strays = {stray.handle for stray in store.strays(keyset)}
+        assert late is None or late == key or late.handle in strays
 
     def test_the_end_of_one_key_leaves_the_others_and_the_pointer_alone(
         self, store: KeyStore, keyset: str, algorithm: Algorithm

@@ -116,6 +116,17 @@ class SearchableContract:
         assert (held.id, held.handle) == (current.id, current.handle)
         assert store.read_pointer(keyset, algorithm).id == held.id
 
+    def test_the_kid_that_tokens_carry_is_told(self, store: Any, keyset: str, algorithm: Algorithm) -> None:
+        assert store.kid_in_tokens(keyset, algorithm) is None
+        old, pointer = self.make_current(store, keyset, algorithm)
+        assert store.kid_in_tokens(keyset, algorithm) == old.kid
+        waiting = self.make(store, keyset, algorithm)
+        assert store.kid_in_tokens(keyset, algorithm) == old.kid
+        pointer = store.move_pointer(store.fence(keyset, algorithm, pointer), waiting)
+        assert store.kid_in_tokens(keyset, algorithm) == waiting.kid
+        store.clear_pointer(keyset, algorithm, pointer)
+        assert store.kid_in_tokens(keyset, algorithm) is None
+
     def test_a_key_that_the_pointer_named_is_never_called_unsigned(
         self, store: Any, keyset: str, first: Algorithm
     ) -> None:
