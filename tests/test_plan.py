@@ -1472,4 +1472,5 @@ def check_step(step: Step, of: Keyring, keyset: KeySet, observed: Observed) -> N
         assert key.promoting
     if isinstance(step, planning.Intend):
         assert sum(key.public for key in of.keys) < keyset.policy.max_keys
-        assert sum(NOW - at < DAY for at in of.attempts) < keyset.policy.creations_per_day
+        emergency = step.alg in nobody_may_sign
+        assert sum(NOW - at < DAY for at in of.attempts) < planning.creations(keyset.policy, emergency=emergency)

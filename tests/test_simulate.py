@@ -127,7 +127,8 @@ def survived(policy: Policy, traits: Traits, seed: int) -> None:
     result = lived(policy, seed=seed, traits=traits)
     assert result.violation is None, result.story
     assert result.rejections == 0
-    assert result.verified > 1_000
+    # A world may end after some days: whose ledger was restored, and written to, promises nothing any more.
+    assert result.verified > 100
     assert result.rotations > 1
 
 

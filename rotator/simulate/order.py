@@ -54,7 +54,8 @@ def unfinished(world: World, plan: Plan, late: timedelta) -> Iterator[str]:
         current = ring.current(alg)
         if current and current.activated_at and world.now - current.activated_at > policy.lifetime + late:
             yield f"at the end {world.called(current.id)} signs for longer than it should"
-        if not any(key.standby and key.published_at for key in ring.of(alg)):
+        young = world.now - late
+        if not any(key.standby and (key.published_at or key.intended_at > young) for key in ring.of(alg)):
             yield f"at the end no next {alg} key stands by"
     for key in ring.keys:
         if key.revoked_at and not key.destroyed_at:
