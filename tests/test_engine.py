@@ -1158,6 +1158,7 @@ def test_a_public_url_that_serves_html_or_an_old_copy_stops_the_clock() -> None:
         (Fetched(b"<html>", "max-age=300, stale-if-error=0"), "does not serve a JWKS"),
         (Fetched(b'{"keys": []}', "max-age=300, stale-if-error=0", timedelta(days=2)), "2d old"),
         (Fetched(b'{"keys": ["key"]}', "max-age=300, stale-if-error=0"), "serves what strict readers refuse"),
+        (Fetched(b'{"keys": [], "rotator_revision": 99}', "max-age=300, stale-if-error=0"), "does not show"),
     ):
         world = World(urls=(URL,))
         world.init()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rotator.errors import AccessDenied, ConfigurationError, RotatorError, StoreError
+from rotator.errors import AccessDenied, ConfigurationError, Refused, RotatorError, StoreError
 from rotator.keys import jwks
 from rotator.keys.keyring import Stage
 from rotator.ports import Intent, KeyRef, Traits
@@ -111,6 +111,16 @@ def test_a_key_that_cannot_be_destroyed_holds_up_no_rotation(alg: str) -> None:
         assert current.activated_at
         assert world.now - current.activated_at < BOTH.lifetime + DAY
         assert any(key.standby and key.published_at for key in world.ring.of(each))
+
+
+def test_a_pointer_that_cannot_be_read_is_counted_as_if_it_named_the_key() -> None:
+    world = founded(policy=FAST)
+    standby = world.kid(Stage.NEXT)
+    engine = unable(world, "read_pointer", denied=StoreError)
+    assert engine.blast_radius(standby).tokens_until
+    assert world.engine().blast_radius(standby).tokens_until is None
+    with pytest.raises(Refused, match="unknown"):
+        engine.blast_radius("nobody")
 
 
 def test_keys_that_cannot_be_swept_hold_up_no_rotation() -> None:

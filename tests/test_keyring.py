@@ -322,6 +322,11 @@ def test_microseconds_are_kept() -> None:
 # -- damage ------------------------------------------------------------------------------------------------------
 
 
+def test_a_time_that_no_gate_can_be_added_to_is_damage() -> None:
+    late = LEDGER.replace(b'"swept_at": "2', b'"swept_at": "9')
+    assert "the ledger is damaged at \"no time of ours: '9026-" in refusal(late)
+
+
 def test_a_half_written_ledger_is_refused_wherever_it_ends() -> None:
     for end in range(len(LEDGER.rstrip())):
         assert "not readable JSON (half-written?)" in refusal(LEDGER[:end])

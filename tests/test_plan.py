@@ -568,6 +568,16 @@ def test_a_request_to_end_lapses_once_the_configuration_has_named_the_algorithm_
     assert ask(ENDED, off, keyset=BOTH, now=NOW + DAY).step is None
 
 
+def test_an_emergency_of_an_algorithm_that_left_lapses_after_a_day_once_no_key_of_it_is_left() -> None:
+    of = replace(QUIET, successions={"ES256": Succession(forced_at=NOW - DAY)})
+    assert the_step(ask(of), planning.Lapse).alg == "ES256"
+    assert the_wait(ask(of, now=NOW - US), "lapse").at == NOW
+    assert the_wait(ask(of, world(of, clock_fault="the clock is off")), "lapse").reason == "the clock is off"
+    left = replace(of, keys=(*of.keys, key("s", "next", alg="ES256")))
+    assert not waits(ask(left), "lapse"), "the next key of it may yet sign"
+    assert not waits(ask(of, keyset=BOTH), "lapse")
+
+
 def test_a_request_to_rotate_is_no_request_to_end() -> None:
     of = replace(QUIET, successions={"EdDSA": Succession(rotate_requested_at=NOW)})
     assert [wait.step for wait in ask(of).waits] == ["promote"]

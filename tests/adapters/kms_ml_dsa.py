@@ -71,9 +71,11 @@ class MlDsaKms:
     def _answer(self, request: Any, operation: str, asked: dict[str, Any]) -> AWSResponse | None:
         found, said = _forwarded(request, asked)
         arn = said.get("KeyMetadata", {}).get("Arn") or said.get("KeyId") or asked["KeyId"]
-        if found.status_code != 200 or arn not in self.keys:
-            # An error is AWS's own, and so is what is no key of ours.
-            return None if arn not in self.keys else found
+        if found.status_code != 200:
+            # Asked again it might be none: another worker may have made the alias meanwhile.
+            return found
+        if arn not in self.keys:
+            return None
         spec, private = self.keys[arn]
         if operation == "DescribeKey":
             return _as(found, operation, {"KeyMetadata": said["KeyMetadata"] | self._metadata(arn)})
