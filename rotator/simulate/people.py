@@ -172,6 +172,8 @@ class People:
 
     def _configure(self, policy: Policy) -> None:
         world = self.world
+        for alg in set(policy.algorithms) - set(world.keyset.policy.algorithms):
+            self.schedule.named[alg] = world.now
         world.keyset = replace(world.keyset, policy=policy)
         smaller = {name: min(getattr(world.truth, name), getattr(policy, name)) for name in _CHANGED}
         world.obey(replace(world.truth, **smaller))

@@ -108,6 +108,8 @@ class Schedule:
         self.violation: Violation | None = None
         self.grows: Policy | None = None
         self.failed: Counter[str] = Counter()
+        self.named: dict[str, datetime] = {}
+        """When the configuration came to name an algorithm that it had not named before."""
         self.owed: set[str] = set()
         """Workers whose next tick waits for one that stalls."""
         self.over = False
@@ -232,10 +234,10 @@ class Schedule:
         ]
         key = self.world.ring.by_kid(report.kid or "")
         if before and key and not key.forced:
-            late = self.world.now - (
-                (before[-1].signs or self.world.now) + max(self.base.lifetime, self.world.keyset.policy.lifetime)
-            )
-            self.result.delay = max(self.result.delay, late)
+            lifetime = max(self.base.lifetime, self.world.keyset.policy.lifetime)
+            due = (before[-1].signs or self.world.now) + lifetime
+            # While the configuration does not name an algorithm, nothing is due.
+            self.result.delay = max(self.result.delay, self.world.now - max(due, self.named.get(before[-1].alg, due)))
 
     def _ticking(self, worker: str) -> Callable[[], None]:
         return lambda: self._tick(worker)
