@@ -1158,7 +1158,6 @@ def test_a_public_url_that_serves_html_or_an_old_copy_stops_the_clock() -> None:
         (Fetched(b"<html>", "max-age=300, stale-if-error=0"), "does not serve a JWKS"),
         (Fetched(b'{"keys": []}', "max-age=300, stale-if-error=0", timedelta(days=2)), "2d old"),
         (Fetched(b'{"keys": ["key"]}', "max-age=300, stale-if-error=0"), "serves what strict readers refuse"),
-        (Fetched(b'{"keys": [], "rotator_revision": 99}', "max-age=300, stale-if-error=0"), "does not show"),
     ):
         world = World(urls=(URL,))
         world.init()
@@ -1166,6 +1165,16 @@ def test_a_public_url_that_serves_html_or_an_old_copy_stops_the_clock() -> None:
         engine._observer._web.fetch = lambda _, fetched=fetched: fetched  # type: ignore[method-assign, misc]
         outcome = engine.tick()
         assert any(words in wait.reason for wait in outcome.plan.waits)
+
+
+def test_a_public_url_that_serves_a_later_set_without_the_key_stops_the_clock() -> None:
+    world = World(urls=(URL,))
+    world.init()
+    engine = world.engine()
+    later = jwks.serialize([], 99, world.ring.ledger_id)
+    engine._observer._web.fetch = lambda _: Fetched(later, "max-age=300, stale-if-error=0")  # type: ignore[method-assign, assignment]
+    outcome = engine.tick()
+    assert any("does not show" in wait.reason for wait in outcome.plan.waits)
 
 
 def test_a_revoke_says_when_a_url_does_not_answer() -> None:

@@ -133,20 +133,21 @@ def test_headers_of_somebody_else_are_remembered_and_do_not_become_ours() -> Non
     of = facts.served(QUIET, KEYSET, "jwks", None, foreign=True)
     known = of.documents["jwks"]
     assert known.cache_control == POLICY.cache_control
-    assert known.served[1:] == (Served(None, 2 * UNPROMISED),)
+    assert known.served[1:] == (Served(None, 2 * UNPROMISED, foreign=True),)
 
 
 def test_headers_that_ended_before_are_remembered_anew() -> None:
     ended = Served("max-age=5", 5 * MINUTE, NOW)
     of = QUIET.with_document("jwks", replace(QUIET.documents["jwks"], served=(ended,)))
     of = facts.served(of, with_policy(cache_tiers=2), "jwks", "max-age=5", foreign=True)
-    assert of.documents["jwks"].served == (ended, Served("max-age=5", 2 * (timedelta(seconds=5) + UNPROMISED)))
+    anew = Served("max-age=5", 2 * (timedelta(seconds=5) + UNPROMISED), foreign=True)
+    assert of.documents["jwks"].served == (ended, anew)
 
 
 def test_a_foreign_header_of_a_new_document_leaves_the_policys_in_force() -> None:
     of = facts.served(QUIET, VIEWED, "view", "no-cache", foreign=True)
     assert of.documents["view"] == DocumentFacts(
-        POLICY.cache_control, KEYSET.content_type, (Served("no-cache", timedelta(0)),)
+        POLICY.cache_control, KEYSET.content_type, (Served("no-cache", timedelta(0), foreign=True),)
     )
 
 

@@ -299,3 +299,23 @@ def test_a_promotion_whose_pointer_moved_is_not_taken_back_for_a_document_that_l
     world.tick("b")
     assert world.kid(Stage.CURRENT) == heir, "rolled forward: it may have signed"
     assert heir in world.public_kids()
+
+
+def test_an_old_request_to_retire_that_lapses_ends_no_emergency() -> None:
+    world = founded(policy=BOTH)
+    world.configure(FAST)
+    engine = world.engine()
+    ring, path = world.ring, "acme/ledger.json"
+    asked = ring.with_succession("ES256", retire_requested_at=world.now)
+    engine._ledger.replace(asked, ring.revision, world.documents[path][1])
+    world.configure(BOTH)
+    world.advance(20 * HOUR)
+    world.unreachable.add(URL)
+    for stage in (Stage.NEXT, Stage.CURRENT):
+        world.engine().revoke(world.kid(stage, "ES256"), "leaked")
+    away = unable(world, "create", denied=StoreError)
+    ticked(world, away, 5)
+    assert world.ring.succession("ES256").forced_at
+    assert world.ring.succession("ES256").retire_requested_at is None
+    world.tick()
+    assert world.ring.current("ES256"), "at once, as nobody could sign"

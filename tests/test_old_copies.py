@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rotator.errors import Conflict
-from rotator.keys import jwks
+from rotator.keys import facts, jwks
 from rotator.keys.keyring import Stage
 from rotator.keys.publication import Seen, older
-from rotator.ports import Traits
-from tests.test_attacks import FAST, SameBytesSameVersion
-from tests.test_plan import jwk_of
+from rotator.ports import Fetched, Traits
+from tests.test_attacks import FAST, URL, SameBytesSameVersion
+from tests.test_discovery import DOCUMENT, OIDC
+from tests.test_plan import JWKS, jwk_of, key, ring
 from tests.test_world_machine import Life
+from tests.world import World as Small
 
 if TYPE_CHECKING:
     from rotator.simulate.world import World
@@ -140,6 +144,11 @@ def test_a_first_publish_that_stalls_across_a_revoke_brings_no_revoked_key() -> 
     assert leaked[0] not in world.public_kids()
 
 
+def led(algs: list[str], **more: int) -> bytes:
+    about = {"issuer": OIDC.issuer, "jwks_uri": OIDC.jwks_uri, "id_token_signing_alg_values_supported": algs}
+    return json.dumps(about | more).encode()
+
+
 OLD, NEW = jwks.serialize([jwk_of("a")], 3), jwks.serialize([jwk_of("a")], 4)
 REWRITTEN = b'{"keys": [{"kid": "a"}]}'
 
@@ -153,18 +162,25 @@ REWRITTEN = b'{"keys": [{"kid": "a"}]}'
         # Somebody in the path writes sets anew, without what he does not know.
         (REWRITTEN, NEW, False),
         (b'{"keys": []}', NEW, True),
+        (b'{"keys": [{"kid": "theirs"}, {"kid": "a"}]}', NEW, False),
+        (jwks.serialize([jwk_of("theirs")], 99, "another"), jwks.serialize([jwk_of("a")], 4, "ours"), True),
+        (jwks.serialize([jwk_of("a")], 3, "another"), jwks.serialize([jwk_of("a")], 4, "ours"), False),
+        (jwks.serialize([jwk_of("a")], 3, "ours"), jwks.serialize([jwk_of("a")], 4, "ours"), True),
+        (b"<html>", NEW, True),
         # Somebody wrote the origin, without a revision.
         (OLD, REWRITTEN, False),
         (OLD, b'{"keys": []}', True),
         (REWRITTEN, REWRITTEN, False),
-        # Discovery documents have no revision: the same members in another form are the same.
-        (b'{"issuer": "a"}', b'{"issuer":"a"}', False),
-        (b'{"issuer": "b"}', b'{"issuer": "a"}', True),
-        (b"<html>", b'{"issuer": "a"}', True),
+        # Of a discovery document only what is looked for there counts.
+        (led(["RS256"], more=1), led(["RS256"]), False),
+        (led(["RS256"]), led(["RS256", "ES256"]), True),
+        (b"<html>", led(["RS256"]), True),
     ],
 )
 def test_which_copies_may_be_older(copy: bytes, origin: bytes, *, is_older: bool) -> None:
-    assert older(*(Seen(exists=True, jwks=jwks.parse(body), body=body) for body in (copy, origin))) is is_older
+    handed_out, standing = (Seen(exists=True, jwks=jwks.parse(body), body=body) for body in (copy, origin))
+    about = DOCUMENT if b"issuer" in origin else JWKS
+    assert older(handed_out, standing, about, ring(key("a", "current"))) is is_older
 
 
 def test_a_copy_from_before_the_headers_changed_is_no_header_of_the_cdn() -> None:
@@ -185,3 +201,64 @@ def test_a_copy_from_before_the_headers_changed_is_no_header_of_the_cdn() -> Non
     assert life._ticked("a")
     life.judge()
     assert life.world.kids[life.world.pointers["EdDSA"].id or ""] != before
+
+
+class Merging:
+    """A gateway that serves what the CDN serves, and another issuer's keys beside it."""
+
+    def __init__(self, world: Small) -> None:
+        self._honest = world.fetch
+
+    def fetch(self, worker: str, document: Any, url: str) -> Any:
+        got = self._honest(worker, document, url)
+        parsed = jwks.parse(got.body) if got else None
+        if got is None or parsed is None:
+            return got
+        return replace(got, body=json.dumps({"keys": [*parsed.keys, jwk_of("theirs")]}).encode())
+
+
+def test_behind_a_gateway_that_merges_sets_keys_are_seen_and_revokes_end() -> None:
+    world = Small(policy=FAST, urls=(URL,))
+    world.fetch = Merging(world).fetch  # type: ignore[method-assign, assignment]
+    world.init()
+    world.run(9 * DAY, every=2 * HOUR)
+    assert len({key_id for key_id, _ in world.pointed}) >= 2
+    leaked = world.kid(Stage.NEXT)
+    world.engine().revoke(leaked, "leaked")
+    world.tick()
+    key_ = world.ring.by_kid(leaked)
+    assert key_
+    assert key_.gone
+
+
+def test_a_document_that_somebody_writes_anew_is_written_once_for_a_revoke_and_no_more() -> None:
+    world = Small(policy=FAST)
+    world.init()
+    world.tick()
+    world.advance(HOUR)
+    world.engine().revoke(world.kid(Stage.NEXT), "drill")
+    world.tick()
+    found = jwks.parse(world.documents["acme/jwks.json"][0])
+    assert found
+    world.restore(json.dumps({"keys": found.keys}).encode())
+    assert not world.tick().steps, "the same keys, and nobody waits for another revision"
+
+
+def test_an_older_copy_is_excused_for_no_longer_than_its_own_header_allows() -> None:
+    life = Life()
+    life.begin(behind_a_cdn=True, traits=Traits())
+    tick(life)
+    world = life.world
+    document = world.keyset.documents[0]
+    observer = life.engine("a")._observer
+    seen = observer.observe()
+    stale = Seen(exists=True, jwks=jwks.parse(jwks.serialize([], 0, seen.ring.ledger_id)), body=b"old")
+    allowed = world.keyset.policy.staleness
+    for age, fine in ((allowed, True), (allowed + MINUTE, False)):
+        fetched = Fetched(b"old", world.keyset.policy.cache_control, age)
+        assert (observer._freshness_fault("url", fetched, stale, document, seen) is None) is fine
+    of = facts.served(seen.ring, world.keyset, "jwks", "max-age=604800", foreign=True)
+    seen.ring = of
+    override = Fetched(b"old", "max-age=604800")
+    fault = observer._freshness_fault("url", override, stale, document, seen)
+    assert fault, "remembered, and the CDN's all the same"

@@ -215,7 +215,7 @@ class Observer:
         looks: list[Seen | str] = []
         for url in document.urls:
             look = self._look_at(url, document, world)
-            if newest and isinstance(look, Seen) and older(look, world.seen[document.name]):
+            if newest and isinstance(look, Seen) and older(look, world.seen[document.name], document, world.ring):
                 look = f"{url} still serves an older copy"
             looks.append(look)
         faults = [look for look in looks if isinstance(look, str)]
@@ -245,8 +245,12 @@ class Observer:
     ) -> str | None:
         """What is wrong with the age of this copy, or with how long it may be kept: of that ``world`` takes a note."""
         policy, facts = self.keyset.policy, world.ring.documents.get(document.name)
-        served = facts is not None and any(entry.cache_control == fetched.cache_control for entry in facts.served)
-        if served and older(seen, world.seen[document.name]):
+        ours = [
+            entry
+            for entry in (facts.served if facts else ())
+            if entry.cache_control == fetched.cache_control and not entry.foreign and fetched.age <= entry.staleness
+        ]
+        if ours and older(seen, world.seen[document.name], document, world.ring):
             # It went out before the headers changed: the ledger knows until when it may be about.
             return None
         promised = staleness_of(fetched.cache_control)
@@ -298,7 +302,9 @@ class Observer:
                 left = staleness_of(fetched.cache_control, self.keyset.policy.cache_tiers) - fetched.age
                 until = self.now() + max(left, timedelta(0))
                 told.append(f"{url} still serves it, and may until {until:%Y-%m-%d %H:%M:%S}Z")
-            elif older(seen, world.seen[document.name]):
+            elif not document.discovery and (keys is None or keys.fault):
+                told.append(f"{url} serves no set that every reader takes, so it does not show that it is gone")
+            elif older(seen, world.seen[document.name], document, world.ring):
                 told.append(f"{url} still serves an older copy, and may serve others that show it")
         return "; ".join(told) or None
 

@@ -174,7 +174,8 @@ class Steps:
                 return jwk
         raise Refused(
             f"Key set {self.keyset.name}: the new {row.alg} key ({stored.handle}) is not taken: the kid kept beside it"
-            " does not follow from the key. rotator did not write that; find out who writes into its key store."
+            " does not follow from the key. rotator did not write that: find out who writes into its key store, and put"
+            " the value right, or remove it to have another key made."
         )
 
     # -- the steps: public documents -----------------------------------------------------------------------------
@@ -254,7 +255,9 @@ class Steps:
     def _note_published(self, step: planning.NotePublished, world: World) -> None:
         document = self._documents[step.document or ""]
         wanted = [key for key in world.ring.keys if key.id in step.keys]
-        sets, fault = self._observer.look_in_public(document, world, newest=True)
+        # Where a revoke left nobody, whatever shows the key is better than nothing.
+        hurry = any(key.forced or world.ring.succession(key.alg).forced_at for key in wanted)
+        sets, fault = self._observer.look_in_public(document, world, newest=not hurry)
         found = [key.id for key in wanted if sets and all(holds(document, key, seen) for seen in sets)]
         if not found or len(found) < len(wanted):
             names = ", ".join(key.name for key in wanted if key.id not in found)
@@ -387,7 +390,9 @@ class Steps:
         self.commit(world, ring, step)
 
     def _lapse(self, step: Step, world: World) -> None:
-        self.commit(world, world.ring.with_succession(step.alg or "", retire_requested_at=None, forced_at=None), step)
+        alg = step.alg or ""
+        void = "retire_requested_at" if world.ring.succession(alg).retire_requested_at else "forced_at"
+        self.commit(world, world.ring.with_succession(alg, **{void: None}), step)
 
     def _extend(self, step: planning.Extend, world: World) -> None:
         self.commit(world, facts.extended(world.ring, self.keyset.policy, step.keys), step)

@@ -77,7 +77,7 @@ def served(
     facts = ring.documents.get(document) or DocumentFacts(policy.cache_control, content_type)
     open_now = [entry for entry in facts.served if entry.until is None and entry.cache_control == cache_control]
     if not open_now:
-        entry = Served(cache_control, staleness_of(cache_control, policy.cache_tiers))
+        entry = Served(cache_control, staleness_of(cache_control, policy.cache_tiers), foreign=foreign)
         facts = replace(facts, served=(*facts.served, entry))
     if not foreign:
         facts = replace(facts, cache_control=policy.cache_control, content_type=content_type)
@@ -146,8 +146,8 @@ def reappeared(ring: Keyring, document: str, kids: set[str]) -> Keyring:
 
 
 def invalidated(ring: Keyring, document: str) -> Keyring:
-    """The CDN was told of a revoke."""
-    return ring.with_document(document, replace(ring.documents[document], invalidate_due=False))
+    """The CDN was told of a revoke, after the document was written for it."""
+    return ring.with_document(document, replace(ring.documents[document], invalidate_due=False, least_revision=0))
 
 
 def gone(ring: Keyring, key_id: str, document: str, now: datetime) -> Keyring:

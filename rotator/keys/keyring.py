@@ -150,6 +150,8 @@ class Served:
     staleness: timedelta
     until: datetime | None = None
     """``None``: the document may still be served with them."""
+    foreign: bool = False
+    """Somebody else sent them: a CDN, or whoever overwrote the document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,7 +406,7 @@ _KEY = record(
     verifier_leeway=span,
     clock_skew=span,
 )
-_SERVED = record(Served, cache_control=text, staleness=span, until=time_of)
+_SERVED = record(Served, cache_control=text, staleness=span, until=time_of, foreign=flag)
 
 
 def _served(value: Any) -> Served:

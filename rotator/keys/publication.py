@@ -76,18 +76,21 @@ def holds(document: PublicDocument, key: Key, seen: Seen) -> bool:
     return key.kid in seen.kids() and not seen.fault
 
 
-def older(copy: Seen, origin: Seen) -> bool:
+def older(copy: Seen, origin: Seen, document: PublicDocument, ring: Keyring) -> bool:
     """Whether ``copy``, as a cache hands it out, may come from before ``origin`` was written.
 
     Such a copy says nothing of what verifiers get from now on: what came in between may be on its way to them yet.
+    Somebody in the path may write ``document`` anew, with more in it, or without what he does not know.
     """
     if copy.body == origin.body:
         return False
+    if document.discovery:
+        return discovery.listed(copy.body, document.discovery) != discovery.listed(origin.body, document.discovery)
     if copy.jwks is None or origin.jwks is None:
-        return discovery.differing(copy.body, origin.body) != ()
-    if copy.jwks.revision is None or origin.jwks.revision is None:
-        # Somebody in the path writes sets anew, and leaves out what he does not know.
-        return copy.kids() != origin.kids()
+        return True
+    if copy.jwks.revision is None or origin.jwks.revision is None or copy.jwks.ledger != origin.jwks.ledger:
+        known = ring.kids()
+        return copy.kids() & known != origin.kids() & known
     return copy.jwks.revision < origin.jwks.revision
 
 

@@ -232,7 +232,7 @@ def _origin_only() -> list[Patch]:
 
 
 def _any_copy() -> list[Patch]:
-    return [(observing, "older", lambda _copy, _origin: False)]
+    return [(observing, "older", lambda *_: False)]
 
 
 def _any_clock() -> list[Patch]:

@@ -303,9 +303,11 @@ class KmsKeys:
 
     def disable(self, ref: KeyRef) -> None:
         """Stop the key from signing; a key that is deleted or going to be cannot sign either."""
-        self._end(ref.handle, ref.created_at, self._disable)
-        # Until here a stale alias named a key whose tokens still verify; from here on it would be an outage.
-        self._lead_alias(ref.keyset, ref.algorithm)
+        try:
+            self._end(ref.handle, ref.created_at, self._disable)
+        finally:
+            # Until here a stale alias named a key whose tokens still verify; from here on it would be an outage.
+            self._lead_alias(ref.keyset, ref.algorithm)
 
     def destroy(self, ref: KeyRef) -> None:
         """Schedule the key's deletion after the window, and free the alias of its intent."""

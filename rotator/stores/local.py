@@ -114,13 +114,13 @@ class LocalKeys:
         """See :meth:`rotator.ports.KeyStore.create`.
 
         Raises:
-            Conflict: the key was made and destroyed since it was ordered.
+            Refused: the key was made and destroyed since it was ordered.
         """
 
         def bring() -> PrivateKeyTypes:
             destroyed = self._directory(intent.keyset, intent.algorithm) / f"{intent.id}{_DESTROYED}"
             if destroyed.exists():
-                raise Conflict(
+                raise Refused(
                     f"The key of intent {intent.id} was destroyed, and no second one is made. Where the ledger was"
                     f" brought back from before that, remove {destroyed}."
                 )

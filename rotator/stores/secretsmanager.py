@@ -506,6 +506,10 @@ class SecretsManagerKeys:
 
     def _swap(self, name: str, pointer: Pointer, id_: str | None, target: str) -> Pointer:
         """Move AWSCURRENT from the version in ``pointer`` to ``target``: the compare-and-swap."""
+        versions = self._seen.get(name) or self._describe(name)[0]
+        if versions.holder(_UNUSED) == pointer.token:
+            # Whoever put AWSCURRENT there died before it said so. Taken as unused, its id would come back as a token.
+            self._relabel(name, _UNUSED, pointer.token, None)
         answer = self._relabel(name, _CURRENT, pointer.token, target)
         if answer is not None:
             return Pointer(id_, target, date_of(answer))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rotator import files
-from rotator.errors import AccessDenied, ConfigurationError, Conflict, Refused, StoreError
+from rotator.errors import AccessDenied, ConfigurationError, Refused, StoreError
 from rotator.keys import jwks, material
 from rotator.keys.algorithms import ALGORITHMS
 from rotator.stores import local
@@ -53,7 +53,7 @@ def test_a_destroyed_key_is_remembered_for_a_year_so_that_a_stalled_worker_makes
     intent = intend("acme", ES256)
     ref = ref_to(intent, store.create(intent))
     store.destroy(ref)
-    with pytest.raises(Conflict, match=f"was destroyed, and no second one is made.*{intent.id}.pem.destroyed"):
+    with pytest.raises(Refused, match=f"was destroyed, and no second one is made.*{intent.id}.pem.destroyed"):
         store.create(again(intent))
     memory = home / f"{intent.id}.pem.destroyed"
     assert {file.name for file in home.iterdir()} == {".lock", memory.name}
@@ -88,7 +88,7 @@ def test_a_destroy_that_is_broken_off_is_finished_by_the_next_and_then_remembere
     if call == "unlink":
         assert ref_to(intent, store.create(again(intent))) == ref
     store.destroy(ref)
-    with pytest.raises(Conflict):
+    with pytest.raises(Refused):
         store.create(again(intent))
 
 

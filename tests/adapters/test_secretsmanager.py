@@ -607,6 +607,25 @@ def test_a_version_that_had_awscurrent_before_never_takes_it_as_unused(
     assert taken.token not in {used, pointer.token}
 
 
+def test_a_token_of_a_clear_that_was_broken_off_never_comes_back(
+    once: Wire, store: SecretsManagerKeys, secret: Secret, keyset: str
+) -> None:
+    _, pointer = make_current(store, keyset)
+    once.stage("UpdateSecretVersionStage", lambda _: None)
+    once.crash("UpdateSecretVersionStage")
+    with pytest.raises(KeyboardInterrupt):
+        SecretsManagerKeys(once, PREFIX).clear_pointer(keyset, ES256, pointer)
+    assert secret.labels()["rotator-unused"] == secret.labels()["AWSCURRENT"]
+    stalled, heir = SecretsManagerKeys(once, PREFIX), make(store, keyset)
+    old = stalled.read_pointer(keyset, ES256)
+    for key in (heir, make(store, keyset)):
+        store.move_pointer(store.read_pointer(keyset, ES256), key)
+    cleared = store.clear_pointer(keyset, ES256, store.read_pointer(keyset, ES256))
+    assert cleared.token != old.token
+    with pytest.raises(Conflict):
+        stalled.move_pointer(old, heir)
+
+
 @pytest.mark.parametrize("passing", [1, 2, 3])
 @pytest.mark.parametrize("broken", ["crash", "lose"])
 def test_a_fence_broken_off_after_it_stands_is_tidied_up_by_the_next(
