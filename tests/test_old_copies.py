@@ -262,3 +262,21 @@ def test_an_older_copy_is_excused_for_no_longer_than_its_own_header_allows() -> 
     override = Fetched(b"old", "max-age=604800")
     fault = observer._freshness_fault("url", override, stale, document, seen)
     assert fault, "remembered, and the CDN's all the same"
+
+
+def test_a_url_that_serves_no_set_does_not_show_that_a_revoked_key_is_gone() -> None:
+    world = Small(policy=FAST, urls=(URL,))
+    world.init()
+    world.run(HOUR * 3)
+    leaked = world.kid(Stage.NEXT)
+    engine = world.engine()
+    engine.revoke(leaked, "leaked")
+    page = Fetched(b"<html>", world.policy.cache_control)
+    engine._observer._web.fetch = lambda _: page  # type: ignore[method-assign, assignment]
+    waits = [wait.reason for wait in engine.tick().plan.waits if wait.step == "note-gone"]
+    assert waits == [f"{URL} serves no set that every reader takes, so it does not show that it is gone"]
+    world.advance(HOUR)
+    world.tick()
+    key_ = world.ring.by_kid(leaked)
+    assert key_
+    assert key_.gone
